@@ -1,0 +1,1 @@
+"""Binary codes: signs, packed words, distances, codebooks, decoders."""

@@ -1,0 +1,150 @@
+"""The codebook: one binary code a class."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import zipfile
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from llc_jax.codes import packing
+from llc_jax.errors import InputError
+from llc_jax.files import atomic_write
+
+# Rows of the distance matrix that are held at once.
+_ROWS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Codebook:
+    """L class codes of k bits, with the latent values that they are the signs of.
+
+    Attributes:
+      latent: float32[L, k]; the code of class c is +1 where latent[c] >= 0.
+      class_names: L names.
+      source: where the codebook comes from: "learnt", "svd", ..., or a file.
+    """
+
+    latent: np.ndarray
+    class_names: tuple[str, ...]
+    source: str = "learnt"
+
+    def __post_init__(self):
+        latent = np.asarray(self.latent, dtype=np.float32)
+        names = tuple(str(name) for name in self.class_names)
+        if latent.ndim != 2 or not latent.size:
+            raise InputError(
+                f"A codebook is a matrix of classes by bits, not of shape {latent.shape}."
+            )
+        if not np.isfinite(latent).all():
+            raise InputError(f"The codebook ({self.source}) has values that are not finite.")
+        if len(names) != len(latent):
+            raise InputError(f"The codebook has {len(latent)} codes but {len(names)} class names.")
+        packing.num_words(latent.shape[1])
+        object.__setattr__(self, "latent", latent)
+        object.__setattr__(self, "class_names", names)
+
+    @property
+    def num_classes(self) -> int:
+        """L, the number of classes."""
+        return self.latent.shape[0]
+
+    @property
+    def num_bits(self) -> int:
+        """k, the bits of a code."""
+        return self.latent.shape[1]
+
+    @functools.cached_property
+    def packed(self) -> np.ndarray:
+        """The class codes, uint32[L, ceil(k / 32)]."""
+        return np.asarray(packing.pack(self.latent))
+
+    @functools.cached_property
+    def num_unique(self) -> int:
+        """The number of different codes among the L."""
+        return len(np.unique(self.packed, axis=0))
+
+    @property
+    def collisions(self) -> list[list[int]]:
+        """The groups of two or more classes that share a code, in class order."""
+        _, inverse = np.unique(self.packed, axis=0, return_inverse=True)
+        order = np.argsort(inverse.ravel(), kind="stable")
+        bounds = np.flatnonzero(np.diff(inverse.ravel()[order])) + 1
+        groups = [group.tolist() for group in np.split(order, bounds)]
+        return sorted(group for group in groups if len(group) > 1)
+
+    @functools.cached_property
+    def min_distance(self) -> int:
+        """The least Hamming distance between two classes, in bits (k for one class)."""
+        if self.num_unique < self.num_classes:
+            return 0
+        least = self.num_bits
+        for start in range(0, self.num_classes - 1, _ROWS):
+            rows = self.packed[start : start + _ROWS]
+            others = self.packed[start + 1 :]
+            bits = np.bitwise_count(rows[:, None, :] ^ others[None, :, :])
+            distances = bits.sum(axis=-1, dtype=np.int32)
+            # Row i meets the codes after it: column j is code start + 1 + j.
+            later = np.arange(len(others))[None, :] >= np.arange(len(rows))[:, None]
+            least = min(least, int(np.where(later, distances, self.num_bits).min()))
+        return least
+
+    @classmethod
+    def from_numpy(
+        cls,
+        latent: np.ndarray | jax.Array,
+        class_names: Sequence[str] | None = None,
+        source: str = "learnt",
+    ) -> "Codebook":
+        """Makes a codebook of a matrix [L, k]; classes without names are numbered."""
+        latent = np.asarray(latent)
+        if class_names is None:
+            class_names = [str(index) for index in range(len(latent))]
+        return cls(latent, tuple(class_names), source)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the codebook as `.npz` (all of it) or `.npy` (the latent values alone)."""
+        path = pathlib.Path(path)
+        if path.suffix not in (".npz", ".npy"):
+            raise InputError(f"A codebook is saved as .npz or .npy, not as {path.name!r}.")
+        latent = self.latent.astype("<f4")
+        with atomic_write(path) as temporary:
+            if path.suffix == ".npy":
+                np.save(temporary, latent, allow_pickle=False)
+            else:
+                names = np.asarray(self.class_names, dtype=np.str_)
+                source = np.asarray(self.source, dtype=np.str_)
+                np.savez(temporary, latent=latent, class_names=names, source=source)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Codebook":
+        """Reads a saved codebook, or the official code's `.npy` of latent values.
+
+        Raises:
+          InputError: if the file is missing, damaged, or holds something else.
+        """
+        path = pathlib.Path(path)
+        if not path.is_file():
+            raise InputError(f"There is no codebook at {path}.")
+        try:
+            with path.open("rb") as file:
+                loaded = np.load(file, allow_pickle=False)
+                if isinstance(loaded, np.ndarray):
+                    return cls.from_numpy(_squeeze(loaded), source=path.name)
+                names = tuple(loaded["class_names"])
+                return cls(loaded["latent"], names, str(loaded["source"]))
+        except InputError:
+            raise
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{path} is not a codebook ({error}): expected an .npz that llc_jax wrote, "
+                "or an .npy of numbers, classes by bits."
+            ) from error
+
+
+def _squeeze(latent: np.ndarray) -> np.ndarray:
+    """Drops the two trailing axes of a convolution's weights, [L, k, 1, 1]."""
+    return latent.reshape(latent.shape[:2]) if latent.shape[2:] == (1, 1) else latent

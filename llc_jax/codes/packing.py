@@ -1,0 +1,90 @@
+"""Codes of k bits <-> uint32 words.
+
+Bit j of a code is bit `j % 32` of word `j // 32`, set iff the code has +1 there.
+The unused high bits of the last word are 0. On disk, words are little endian.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llc_jax.errors import InputError
+
+MAX_BITS = 1024
+_WORD = 32
+
+
+def num_words(num_bits: int) -> int:
+    """Returns how many uint32 words hold a code of `num_bits` bits."""
+    if not 1 <= num_bits <= MAX_BITS:
+        raise InputError(f"A code has between 1 and {MAX_BITS} bits, not {num_bits}.")
+    return -(-num_bits // _WORD)
+
+
+@jax.jit
+def pack(bits_or_logits: jax.Array) -> jax.Array:
+    """Packs codes into words.
+
+    Args:
+      bits_or_logits: [..., k], either bool (True is +1) or a signed number, of
+        which the sign counts (>= 0 is +1): codes of +1 and -1, or logits.
+
+    Returns:
+      uint32[..., ceil(k / 32)].
+
+    Raises:
+      InputError: for unsigned integers, where 0 and 1 would both read as +1.
+    """
+    bits = jnp.asarray(bits_or_logits)
+    if jnp.issubdtype(bits.dtype, jnp.unsignedinteger):
+        raise InputError(
+            f"pack takes bool, +1/-1 or logits, not {bits.dtype}: write `bits == 1` "
+            "for bits given as 0 and 1."
+        )
+    if bits.dtype != jnp.bool_:
+        bits = bits >= 0
+    num_bits = bits.shape[-1]
+    words = num_words(num_bits)
+    padding = [(0, 0)] * (bits.ndim - 1) + [(0, words * _WORD - num_bits)]
+    bits = jnp.pad(bits, padding).reshape(*bits.shape[:-1], words, _WORD)
+    shifted = jnp.left_shift(bits.astype(jnp.uint32), _shifts(bits.ndim))
+    return jnp.sum(shifted, axis=-1, dtype=jnp.uint32)
+
+
+def unpack(packed: jax.Array, num_bits: int) -> jax.Array:
+    """Unpacks words into codes, the inverse of `pack`.
+
+    Args:
+      packed: uint32[..., ceil(num_bits / 32)].
+      num_bits: k, the bits of a code.
+
+    Returns:
+      int8[..., num_bits] of +1 and -1.
+
+    Raises:
+      InputError: if the number of words does not fit `num_bits`.
+    """
+    packed = jnp.asarray(packed)
+    if packed.dtype != jnp.uint32 or packed.shape[-1] != num_words(num_bits):
+        raise InputError(
+            f"Codes of {num_bits} bits are uint32[..., {num_words(num_bits)}], "
+            f"not {packed.dtype}{list(packed.shape)}."
+        )
+    return _unpack(packed, num_bits)
+
+
+@jax.jit(static_argnums=1)
+def _unpack(packed, num_bits):
+    bits = jnp.right_shift(packed[..., None], _shifts(packed.ndim + 1)) & 1
+    bits = bits.reshape(*packed.shape[:-1], -1)[..., :num_bits]
+    return (2 * bits.astype(jnp.int8) - 1).astype(jnp.int8)
+
+
+def _shifts(ndim: int) -> jax.Array:
+    """Returns 0..31 as the last axis of an array with `ndim` axes."""
+    return jnp.arange(_WORD, dtype=jnp.uint32).reshape((1,) * (ndim - 1) + (_WORD,))
+
+
+def to_little_endian(packed: np.ndarray) -> np.ndarray:
+    """Returns packed words as they are stored on disk."""
+    return np.ascontiguousarray(packed, dtype="<u4")

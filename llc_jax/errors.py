@@ -1,0 +1,10 @@
+"""The one exception that stands for bad input."""
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used.
+
+    The message is one sentence or two: what was given, where, what was
+    expected, what to do. The commands print it without a traceback and exit
+    with status 2; every other exception is a bug and keeps its traceback.
+    """
