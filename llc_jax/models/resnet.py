@@ -1,0 +1,102 @@
+"""Residual networks for 224-pixel images (v1.5) and for small ones.
+
+References:
+  He et al., Deep Residual Learning for Image Recognition, CVPR 2016. The stride of
+  a bottleneck sits in its 3x3 convolution, as in torchvision ("v1.5").
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Block(nnx.Module):
+    """A residual block: convolutions of the given kernel sizes beside a shortcut."""
+
+    def __init__(self, inputs: int, widths: Sequence[int], kernels: Sequence[int], stride: int,
+                 *, conv, norm, zero_init_residual: bool):
+        convs, norms = [], []
+        channels = inputs
+        for position, (width, kernel) in enumerate(zip(widths, kernels, strict=True)):
+            # The first 3x3 convolution carries the stride.
+            step = stride if position == kernels.index(3) else 1
+            last = position == len(widths) - 1
+            gain = nnx.initializers.zeros if last and zero_init_residual else None
+            convs.append(conv(channels, width, kernel, step))
+            norms.append(norm(width, gain))
+            channels = width
+        self.convs, self.norms = nnx.List(convs), nnx.List(norms)
+        same_shape = stride == 1 and inputs == channels
+        self.shortcut = nnx.data(
+            None if same_shape
+            else nnx.Sequential(conv(inputs, channels, 1, stride), norm(channels, None))
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        for conv, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
+            x = nnx.relu(norm(conv(x)))
+        return nnx.relu(self.norms[-1](self.convs[-1](x)) + shortcut)
+
+
+class ResNet(nnx.Module):
+    """A residual network from images to pooled features.
+
+    Args:
+      depths: blocks in each stage; every stage after the first halves the image
+        and doubles the width.
+      width: channels of the first stage's 3x3 convolutions.
+      bottleneck: blocks of 1x1, 3x3, 1x1 with four times the width at the end,
+        instead of two 3x3.
+      small_images: a 3x3 stem without pooling, for images of about 32 pixels,
+        instead of 7x7 with stride 2 and max pooling.
+      zero_init_residual: whether the last normalisation of each block starts at
+        gain 0, so that the network starts shallow.
+      conv_init: "fan_out" (He et al.) or "fan_in" (the official LLC code).
+      dtype: of the activations and of the convolutions' arithmetic. Parameters,
+        statistics and the features that come out are float32.
+    """
+
+    def __init__(self, *, depths: Sequence[int], width: int, bottleneck: bool = False,
+                 small_images: bool = False, zero_init_residual: bool = True,
+                 conv_init: str = "fan_out", dtype=jnp.float32, rngs: nnx.Rngs):
+        init = nnx.initializers.variance_scaling(2.0, conv_init, "normal")
+        conv = functools.partial(_conv, init=init, dtype=dtype, rngs=rngs)
+        norm = functools.partial(_norm, dtype=dtype, rngs=rngs)
+        self.small_images = small_images
+        self.stem = conv(3, width, 3, 1) if small_images else conv(3, width, 7, 2)
+        self.stem_norm = norm(width, None)
+        blocks, channels = [], width
+        for stage, depth in enumerate(depths):
+            inner = width * 2**stage
+            shape = ((inner, inner, 4 * inner), (1, 3, 1)) if bottleneck else ((inner,) * 2, (3, 3))
+            for position in range(depth):
+                stride = 2 if stage > 0 and position == 0 else 1
+                blocks.append(Block(channels, *shape, stride, conv=conv, norm=norm,
+                                    zero_init_residual=zero_init_residual))
+                channels = shape[0][-1]
+        self.blocks = nnx.List(blocks)
+        self.num_features = channels
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps normalised images, float[B, H, W, 3], to features, float32[B, d]."""
+        x = nnx.relu(self.stem_norm(self.stem(images)))
+        if not self.small_images:
+            x = nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        for block in self.blocks:
+            x = block(x)
+        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+
+def _conv(inputs, outputs, kernel, stride, *, init, dtype, rngs) -> nnx.Conv:
+    padding = ((kernel // 2, kernel // 2),) * 2
+    return nnx.Conv(inputs, outputs, (kernel, kernel), stride, padding=padding, use_bias=False,
+                    kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+def _norm(channels, gain_init, *, dtype, rngs) -> nnx.BatchNorm:
+    return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, dtype=dtype,
+                         scale_init=gain_init or nnx.initializers.ones, rngs=rngs)
