@@ -19,8 +19,18 @@ class CNN(nnx.Module):
         for position in range(3):
             inputs, outputs = channels[position : position + 2]
             stride = 1 if position == 0 else 2
-            convs.append(nnx.Conv(inputs, outputs, (3, 3), stride, padding=1, use_bias=False,
-                                  dtype=dtype, rngs=rngs))
+            convs.append(
+                nnx.Conv(
+                    inputs,
+                    outputs,
+                    (3, 3),
+                    stride,
+                    padding=1,
+                    use_bias=False,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+            )
             norms.append(nnx.BatchNorm(outputs, momentum=0.9, dtype=dtype, rngs=rngs))
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
         self.num_features = channels[-1]

@@ -7,7 +7,6 @@ the parameters that its head shares by name with the earlier one: `projection`.
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from llc_jax.codes.binarize import sign_ste
@@ -52,9 +51,17 @@ class CodebookHead(nnx.Module):
       projection_gain = 2.
     """
 
-    def __init__(self, num_features: int, *, num_classes: int, num_bits: int,
-                 logit_scale: float = 1.0, latent_std: float = 1.0,
-                 projection_gain: float = 1.0, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        num_classes: int,
+        num_bits: int,
+        logit_scale: float = 1.0,
+        latent_std: float = 1.0,
+        projection_gain: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
         self.logit_scale = logit_scale
         self.projection = _projection(num_features, num_bits, projection_gain, rngs)
         latent = latent_std * jax.random.normal(rngs.params(), (num_classes, num_bits))
@@ -74,8 +81,15 @@ class CodeHead(nnx.Module):
       LLC, equation 3.
     """
 
-    def __init__(self, num_features: int, *, num_classes: int, num_bits: int,
-                 projection_gain: float = 1.0, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        num_classes: int,
+        num_bits: int,
+        projection_gain: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
         del num_classes
         self.projection = _projection(num_features, num_bits, projection_gain, rngs)
 

@@ -4,10 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from flax import nnx
 
-from llc_jax.errors import InputError
 from llc_jax.models.cnn import CNN
 from llc_jax.models.resnet import ResNet
 

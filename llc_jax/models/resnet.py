@@ -16,8 +16,17 @@ from flax import nnx
 class Block(nnx.Module):
     """A residual block: convolutions of the given kernel sizes beside a shortcut."""
 
-    def __init__(self, inputs: int, widths: Sequence[int], kernels: Sequence[int], stride: int,
-                 *, conv, norm, zero_init_residual: bool):
+    def __init__(
+        self,
+        inputs: int,
+        widths: Sequence[int],
+        kernels: Sequence[int],
+        stride: int,
+        *,
+        conv,
+        norm,
+        zero_init_residual: bool,
+    ):
         convs, norms = [], []
         channels = inputs
         for position, (width, kernel) in enumerate(zip(widths, kernels, strict=True)):
@@ -31,7 +40,8 @@ class Block(nnx.Module):
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
         same_shape = stride == 1 and inputs == channels
         self.shortcut = nnx.data(
-            None if same_shape
+            None
+            if same_shape
             else nnx.Sequential(conv(inputs, channels, 1, stride), norm(channels, None))
         )
 
@@ -60,9 +70,18 @@ class ResNet(nnx.Module):
         statistics and the features that come out are float32.
     """
 
-    def __init__(self, *, depths: Sequence[int], width: int, bottleneck: bool = False,
-                 small_images: bool = False, zero_init_residual: bool = True,
-                 conv_init: str = "fan_out", dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        *,
+        depths: Sequence[int],
+        width: int,
+        bottleneck: bool = False,
+        small_images: bool = False,
+        zero_init_residual: bool = True,
+        conv_init: str = "fan_out",
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         init = nnx.initializers.variance_scaling(2.0, conv_init, "normal")
         conv = functools.partial(_conv, init=init, dtype=dtype, rngs=rngs)
         norm = functools.partial(_norm, dtype=dtype, rngs=rngs)
@@ -75,8 +94,16 @@ class ResNet(nnx.Module):
             shape = ((inner, inner, 4 * inner), (1, 3, 1)) if bottleneck else ((inner,) * 2, (3, 3))
             for position in range(depth):
                 stride = 2 if stage > 0 and position == 0 else 1
-                blocks.append(Block(channels, *shape, stride, conv=conv, norm=norm,
-                                    zero_init_residual=zero_init_residual))
+                blocks.append(
+                    Block(
+                        channels,
+                        *shape,
+                        stride,
+                        conv=conv,
+                        norm=norm,
+                        zero_init_residual=zero_init_residual,
+                    )
+                )
                 channels = shape[0][-1]
         self.blocks = nnx.List(blocks)
         self.num_features = channels
@@ -93,10 +120,25 @@ class ResNet(nnx.Module):
 
 def _conv(inputs, outputs, kernel, stride, *, init, dtype, rngs) -> nnx.Conv:
     padding = ((kernel // 2, kernel // 2),) * 2
-    return nnx.Conv(inputs, outputs, (kernel, kernel), stride, padding=padding, use_bias=False,
-                    kernel_init=init, dtype=dtype, rngs=rngs)
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (kernel, kernel),
+        stride,
+        padding=padding,
+        use_bias=False,
+        kernel_init=init,
+        dtype=dtype,
+        rngs=rngs,
+    )
 
 
 def _norm(channels, gain_init, *, dtype, rngs) -> nnx.BatchNorm:
-    return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, dtype=dtype,
-                         scale_init=gain_init or nnx.initializers.ones, rngs=rngs)
+    return nnx.BatchNorm(
+        channels,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        scale_init=gain_init or nnx.initializers.ones,
+        rngs=rngs,
+    )

@@ -1,0 +1,276 @@
+"""Batches of images, as a pure function of seed and step.
+
+The examples of a run form one endless stream: position p of it is example
+`order(p)`, and step s takes positions s * B to (s + 1) * B of it. So a run can
+continue at any step, on any number of processes and devices, with the batches
+that an unbroken run would have seen. A batch is a dict of
+
+  image: uint8[B, H, W, 3]
+  label: int32[B]
+  mask: bool[B], False where the batch is padded
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import grain
+import jax
+import numpy as np
+
+from llc_jax.data import transforms
+from llc_jax.data.sources import ArraySource, Source
+from llc_jax.errors import InputError
+
+Batch = dict[str, np.ndarray]
+
+# Position -> example; a negative example is padding.
+Order = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shuffled:
+    """Every example once in each epoch of `size` positions, in a new order each epoch."""
+
+    size: int
+    seed: int
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Maps int64[n] positions to int64[n] examples."""
+        epochs, offsets = np.divmod(positions, self.size)
+        examples = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            inside = epochs == epoch
+            examples[inside] = _permutation(self.size, self.seed, int(epoch))[offsets[inside]]
+        return examples
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+@dataclasses.dataclass(frozen=True)
+class InOrder:
+    """Every example once, in order; then padding."""
+
+    size: int
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Maps int64[n] positions to int64[n] examples, -1 beyond the last one."""
+        return np.where(positions < self.size, positions, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """The part of every batch that this process makes.
+
+    Attributes:
+      batch_size: B, over all processes.
+      rows: int64[b], the rows of the batch that are this process's.
+    """
+
+    batch_size: int
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, sharding: jax.sharding.Sharding, batch_size: int) -> "Slice":
+        """Returns the rows that lie on this process's devices.
+
+        Raises:
+          InputError: if the batch cannot be divided among the devices.
+        """
+        if batch_size % sharding.num_devices:
+            raise InputError(
+                f"A batch of {batch_size} cannot be divided among {sharding.num_devices} "
+                "devices: choose a batch_size that is a multiple of their number."
+            )
+        shards = sharding.addressable_devices_indices_map((batch_size,)).values()
+        rows = np.unique(np.concatenate([np.arange(batch_size)[shard] for shard in shards]))
+        return cls(batch_size, rows)
+
+    def positions(self, step: int) -> np.ndarray:
+        """Returns the positions in the stream of this process's part of a step."""
+        return step * self.batch_size + self.rows
+
+
+class Images(Protocol):
+    """Images that can be had in batches."""
+
+    labels: np.ndarray
+
+    def batches(self, order: Order, part: Slice, steps: range) -> Iterator[Batch]:
+        """Yields this process's part of the batch of each step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemory(Images):
+    """Decoded images of one size, uint8[N, H, W, 3]; for sets of small images."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def load(cls, source: Source, size: int, crop_fraction: float) -> "InMemory":
+        """Decodes all images of a source, cropped to `size` pixels where they have another."""
+        crop = Crop(size, crop_fraction)
+        if isinstance(source, ArraySource) and source.images.shape[1:3] == (size, size):
+            return cls(source.images, source.labels)
+
+        def read(index):
+            return crop(source.read(index), source.names[index], None)
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            images = np.stack(list(pool.map(read, range(len(source)))))
+        return cls(images, source.labels)
+
+    def batches(self, order: Order, part: Slice, steps: range) -> Iterator[Batch]:
+        """Yields this process's part of the batch of each step."""
+        for step in steps:
+            examples = order(part.positions(step))
+            mask = examples >= 0
+            images = np.where(mask[:, None, None, None], self.images[examples], np.uint8(0))
+            labels = np.where(mask, self.labels[examples], 0).astype(np.int32)
+            yield {"image": images, "label": labels, "mask": mask}
+
+
+class Transform(Protocol):
+    """From an image to uint8[size, size, 3]; it can be pickled."""
+
+    size: int
+
+    def __call__(
+        self, image: bytes | np.ndarray, name: str, rng: np.random.Generator | None
+    ) -> np.ndarray:
+        """Decodes and crops an image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop(Transform):
+    """The middle of the image: evaluation."""
+
+    size: int
+    crop_fraction: float = 0.875
+    exif_orientation: bool = True
+
+    def __call__(self, image, name, rng=None):
+        """Decodes and crops an image."""
+        pixels = transforms.decode(image, name, exif_orientation=self.exif_orientation)
+        return transforms.center_crop(pixels, self.size, self.crop_fraction)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop(Transform):
+    """A random part of the image, mirrored half the time: training."""
+
+    size: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    flip: bool = True
+    exif_orientation: bool = True
+
+    def __call__(self, image, name, rng):
+        """Decodes and crops an image."""
+        pixels = transforms.decode(image, name, exif_orientation=self.exif_orientation)
+        pixels = transforms.random_resized_crop(pixels, self.size, rng, scale=self.scale)
+        return transforms.random_flip(pixels, rng) if self.flip else pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Streamed(Images):
+    """Images read, decoded and cropped one by one, by Grain's threads or processes.
+
+    Attributes:
+      source: where the images are.
+      transform: what makes uint8[size, size, 3] of one.
+      seed: of the transform; with an image's position in the stream it fixes the
+        crop, whatever worker makes it.
+      workers: worker processes; 0 reads in threads of this process.
+    """
+
+    source: Source
+    transform: Transform
+    seed: int
+    workers: int = 0
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32[N]."""
+        return self.source.labels
+
+    def batches(self, order: Order, part: Slice, steps: range) -> Iterator[Batch]:
+        """Yields this process's part of the batch of each step."""
+        count = len(part.rows)
+        load = _Load(self.source, self.transform, self.seed, order, part)
+        data = grain.MapDataset.range(steps.start * count, steps.stop * count).map(load)
+        data = data.batch(count).to_iter_dataset(
+            grain.ReadOptions(num_threads=0 if self.workers else 16, prefetch_buffer_size=64)
+        )
+        if self.workers:
+            options = grain.MultiprocessingOptions(num_workers=self.workers)
+            data = data.mp_prefetch(options)
+        with contextlib.closing(iter(data)) as batches:
+            yield from batches
+
+
+@dataclasses.dataclass(frozen=True)
+class _Load:
+    """Makes the example at an index of this process's part of the stream."""
+
+    source: Source
+    transform: Transform
+    seed: int
+    order: Order
+    part: Slice
+
+    def __call__(self, index: int) -> dict[str, np.ndarray]:
+        step, row = divmod(index, len(self.part.rows))
+        position = step * self.part.batch_size + self.part.rows[row]
+        example = int(self.order(np.array([position]))[0])
+        if example < 0:
+            size = self.transform.size
+            image, label = np.zeros((size, size, 3), np.uint8), np.int32(0)
+        else:
+            rng = np.random.default_rng([self.seed, position])
+            name = self.source.names[example]
+            image = self.transform(self.source.read(example), name, rng)
+            label = self.source.labels[example]
+        return {"image": image, "label": label, "mask": np.bool_(example >= 0)}
+
+
+def train_batches(images: Images, part: Slice, steps: range, seed: int) -> Iterator[Batch]:
+    """Yields the shuffled batches of some steps.
+
+    Raises:
+      InputError: if a batch is larger than the set.
+    """
+    size = len(images.labels)
+    if part.batch_size > size:
+        raise InputError(
+            f"A batch of {part.batch_size} is larger than the {size} training images: "
+            "choose a smaller batch_size."
+        )
+    return images.batches(Shuffled(size, seed), part, steps)
+
+
+def eval_batches(images: Images, part: Slice) -> Iterator[Batch]:
+    """Yields every example once, in order; the last batch is padded."""
+    size = len(images.labels)
+    return images.batches(InOrder(size), part, range(-(-size // part.batch_size)))
+
+
+def on_devices(
+    batches: Iterable[Batch], sharding: jax.sharding.Sharding, ahead: int = 2
+) -> Iterator[dict[str, jax.Array]]:
+    """Turns each process's part of the batches into global arrays, some batches ahead."""
+    put = functools.partial(jax.make_array_from_process_local_data, sharding)
+    waiting = collections.deque()
+    batches = iter(batches)
+    for batch in batches:
+        waiting.append({name: put(array) for name, array in batch.items()})
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting

@@ -1,0 +1,189 @@
+"""Random-access sources of labelled images.
+
+A source is named by one string: `digits`, or a path to a folder, a `.zip` or a
+`.csv`. Opened, it is a `Source`: N images, encoded or as pixels, their labels and
+their names. Sources can be pickled, so that worker processes can read them.
+"""
+
+import abc
+import csv
+import dataclasses
+import os
+import pathlib
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from llc_jax.errors import InputError
+
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+
+
+class Source(abc.ABC):
+    """N labelled images.
+
+    Attributes:
+      labels: int32[N], indices into `class_names`.
+      class_names: L names.
+      names: N names for messages: paths, where the images are files.
+    """
+
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abc.abstractmethod
+    def read(self, index: int) -> bytes | np.ndarray:
+        """Returns an encoded image file, or pixels uint8[H, W, 3]."""
+
+    def select(self, indices: np.ndarray) -> "Source":
+        """Returns the source of some of the images, in the order given."""
+        names = [self.names[index] for index in indices]
+        return dataclasses.replace(self, labels=self.labels[indices], names=names)
+
+    def renumber(self, class_names: tuple[str, ...]) -> "Source":
+        """Returns the source with labels that index `class_names`, a superset of its own."""
+        position = {name: index for index, name in enumerate(class_names)}
+        labels = np.array([position[name] for name in self.class_names], np.int32)[self.labels]
+        return dataclasses.replace(self, labels=labels, class_names=class_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySource(Source):
+    """Images in memory, uint8[N, H, W, 3]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    names: Sequence[str]
+
+    def read(self, index: int) -> np.ndarray:
+        """Returns pixels uint8[H, W, 3]."""
+        return self.images[index]
+
+    def select(self, indices: np.ndarray) -> "ArraySource":
+        """Returns the source of some of the images, in the order given."""
+        return dataclasses.replace(super().select(indices), images=self.images[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSource(Source):
+    """Encoded image files in a `Folder` or a `Zip`; `names` are paths inside it."""
+
+    store: "Folder | Zip"
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    names: Sequence[str]
+
+    def read(self, index: int) -> bytes:
+        """Returns an encoded image file."""
+        return self.store.read(self.names[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """Files below a directory."""
+
+    root: pathlib.Path
+
+    def files(self) -> list[str]:
+        """Lists the image files, as sorted paths relative to the root; hidden ones are left out."""
+        found = []
+        for directory, subdirectories, files in os.walk(self.root, followlinks=True):
+            subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
+            inside = pathlib.Path(directory).relative_to(self.root)
+            found += [(inside / name).as_posix() for name in files if is_image(name)]
+        return sorted(found)
+
+    def read(self, name: str) -> bytes:
+        """Returns the content of a file."""
+        try:
+            return (self.root / name).read_bytes()
+        except OSError as error:
+            raise InputError(f"Cannot read {self.root / name}: {error.strerror}.") from error
+
+
+class Zip:
+    """Files in a zip archive, read in place. A lone top folder is looked through."""
+
+    def __init__(self, root: pathlib.Path):
+        self.root = root
+        try:
+            self._archive = zipfile.ZipFile(root)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise InputError(f"{root} is not a readable zip archive: {error}.") from error
+
+    def __reduce__(self):
+        return Zip, (self.root,)
+
+    def files(self) -> list[str]:
+        """Lists the image files, as sorted paths inside the archive."""
+        names = self._archive.namelist()
+        return sorted(n for n in names if is_image(n) and not n.startswith("__MACOSX/"))
+
+    def read(self, name: str) -> bytes:
+        """Returns the content of a member."""
+        try:
+            return self._archive.read(name)
+        except (KeyError, OSError, zipfile.BadZipFile) as error:
+            raise InputError(f"Cannot read {name} in {self.root}: {error}.") from error
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of a visible image."""
+    path = pathlib.PurePosixPath(name)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def load_digits() -> ArraySource:
+    """Returns scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, as grey RGB."""
+    import sklearn.datasets  # Slow to import, and only needed here.
+
+    digits = sklearn.datasets.load_digits()
+    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=-1)
+    names = [f"digits[{index}]" for index in range(len(images))]
+    classes = tuple(str(name) for name in digits.target_names)
+    return ArraySource(images, digits.target.astype(np.int32), classes, names)
+
+
+def label_by_directory(store: Folder | Zip, files: Sequence[str], depth: int) -> FileSource:
+    """Makes a source in which the directory `depth` levels down is the class."""
+    classes = [name.split("/")[depth] for name in files]
+    return _label(store, files, classes)
+
+
+def read_csv(path: pathlib.Path) -> FileSource:
+    """Reads `file,label` lines (with or without that header); files are relative to the CSV."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [row for row in csv.reader(lines) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"Cannot read {path}: {error}.") from error
+    if rows and [cell.strip() for cell in rows[0]] == ["file", "label"]:
+        rows = rows[1:]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != 2 or not row[0].strip() or not row[1].strip():
+            raise InputError(f"{path}, entry {number}: expected `file,label`, found {row}.")
+    files = [row[0].strip() for row in rows]
+    store = Folder(path.parent)
+    for file in files:
+        if not (store.root / file).is_file():
+            raise InputError(f"{path} names {file}, but there is no {store.root / file}.")
+    return _label(store, files, [row[1].strip() for row in rows])
+
+
+def _label(store: Folder | Zip, files: Sequence[str], classes: Sequence[str]) -> FileSource:
+    if not files:
+        raise InputError(f"There are no images in {store.root}.")
+    class_names = tuple(sorted(set(classes)))
+    position = {name: index for index, name in enumerate(class_names)}
+    labels = np.array([position[name] for name in classes], np.int32)
+    return FileSource(store, labels, class_names, list(files))

@@ -1,0 +1,121 @@
+"""From image files to uint8 pixels of one size: decode, crop, resize, flip.
+
+NumPy and OpenCV only: these run in worker processes, one image at a time. What is
+random takes its generator as an argument.
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+from llc_jax.errors import InputError
+
+# What cannot be decoded is raised as one error here; OpenCV's own log repeats it.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def decode(image: bytes | np.ndarray, name: str, *, exif_orientation: bool = True) -> np.ndarray:
+    """Decodes an image file to RGB; pixels pass through.
+
+    Grey, palette, CMYK and 16-bit images become 8-bit RGB, transparency is dropped,
+    and of an animation the first frame counts.
+
+    Args:
+      image: the content of a file, or uint8[H, W, 3].
+      name: of the image, for the error.
+      exif_orientation: whether to turn the image upright as its EXIF data says.
+        TFDS and torchvision do not, so neither do the ImageNet results.
+
+    Returns:
+      uint8[H, W, 3].
+
+    Raises:
+      InputError: if the file is empty, cut short, too large or not an image.
+    """
+    if isinstance(image, np.ndarray):
+        return image
+    flags = cv2.IMREAD_COLOR_RGB
+    if not exif_orientation:
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(image, np.uint8), flags)
+    except cv2.error as error:
+        raise _damaged(name, image) from error
+    if pixels is None:
+        raise _damaged(name, image)
+    return pixels
+
+
+def _damaged(name: str, content: bytes) -> InputError:
+    return InputError(
+        f"{name} ({len(content)} bytes) is not an image that can be decoded: it is damaged, "
+        "cut short, too large or of another type. Repair it or remove it."
+    )
+
+
+def center_crop(image: np.ndarray, size: int, crop_fraction: float) -> np.ndarray:
+    """Resizes the shorter side to `size / crop_fraction` and crops the middle.
+
+    Args:
+      image: uint8[H, W, 3].
+      size: side of the result, in pixels.
+      crop_fraction: 0.875 is the usual 256 then 224; an image that already has the
+        size comes back as it is.
+
+    Returns:
+      uint8[size, size, 3].
+    """
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    scale = size / crop_fraction / min(height, width)
+    height, width = (max(size, round(side * scale)) for side in (height, width))
+    resized = _resize(image, height, width)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return np.ascontiguousarray(resized[top : top + size, left : left + size])
+
+
+def random_resized_crop(
+    image: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+    """Crops a random part of random aspect and resizes it, as GoogLeNet's training did.
+
+    Args:
+      image: uint8[H, W, 3].
+      size: side of the result, in pixels.
+      rng: where the randomness comes from.
+      scale: the crop's area as a fraction of the image's, least and most.
+      ratio: the crop's width over its height, least and most, drawn log-uniformly.
+
+    Returns:
+      uint8[size, size, 3].
+    """
+    height, width = image.shape[:2]
+    for _ in range(10):
+        area = rng.uniform(*scale) * height * width
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = rng.integers(height - crop_height + 1)
+            left = rng.integers(width - crop_width + 1)
+            crop = image[top : top + crop_height, left : left + crop_width]
+            return _resize(crop, size, size)
+    return center_crop(image, size, 1.0)
+
+
+def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mirrors the image left to right, with probability 1/2."""
+    return np.ascontiguousarray(image[:, ::-1]) if rng.random() < 0.5 else image
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes; averages when shrinking, so that nothing aliases."""
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=method)

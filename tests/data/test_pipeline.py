@@ -1,0 +1,141 @@
+import cv2
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from llc_jax.data import pipeline
+from llc_jax.data.sources import ArraySource
+from llc_jax.errors import InputError
+
+N, B = 50, 16
+
+
+class Encoded(ArraySource):
+    """Pixels that are read as PNG files."""
+
+    def read(self, index):
+        return cv2.imencode(".png", self.images[index][..., ::-1])[1].tobytes()
+
+
+def source(kind=ArraySource, size=12):
+    images = np.random.default_rng(0).integers(0, 256, (N, size, size, 3), np.uint8)
+    names = [f"image {index}" for index in range(N)]
+    # The label tells the example.
+    return kind(images, np.arange(N, dtype=np.int32), tuple(map(str, range(N))), names)
+
+
+def in_memory():
+    return pipeline.InMemory.load(source(), 12, 1.0)
+
+
+def streamed(transform=None, workers=0):
+    transform = transform or pipeline.RandomCrop(8)
+    return pipeline.Streamed(source(Encoded), transform, seed=5, workers=workers)
+
+
+def whole(batch_size=B):
+    return pipeline.Slice(batch_size, np.arange(batch_size))
+
+
+def assert_equal_batches(found, expected):
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        for name in ("image", "label", "mask"):
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.parametrize("images", [in_memory(), streamed()], ids=["memory", "streamed"])
+def test_every_example_once_in_each_epoch(images):
+    batches = list(pipeline.train_batches(images, whole(10), range(15), seed=1))
+    seen = np.concatenate([batch["label"] for batch in batches]).reshape(3, N)
+    for epoch in seen:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(N))
+    assert (seen[0] != seen[1]).any()
+    assert all(batch["mask"].all() for batch in batches)
+
+
+@pytest.mark.parametrize("images", [in_memory(), streamed()], ids=["memory", "streamed"])
+def test_continues_at_any_step(images):
+    unbroken = list(pipeline.train_batches(images, whole(), range(12), seed=1))
+    for start in (1, 5, 11):
+        rest = list(pipeline.train_batches(images, whole(), range(start, 12), seed=1))
+        assert_equal_batches(rest, unbroken[start:])
+
+
+@pytest.mark.parametrize("images", [in_memory(), streamed()], ids=["memory", "streamed"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_parts_of_all_processes_are_the_batch(images, processes):
+    rows = np.split(np.arange(B), processes)
+    parts = [pipeline.Slice(B, some) for some in rows]
+    unbroken = list(pipeline.train_batches(images, whole(), range(7), seed=1))
+    by_process = [pipeline.train_batches(images, part, range(7), seed=1) for part in parts]
+    union = [
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*by_process, strict=True)
+    ]
+    assert_equal_batches(union, unbroken)
+
+
+def test_both_kinds_have_the_same_examples_in_the_same_order():
+    of_memory = pipeline.train_batches(in_memory(), whole(), range(7), seed=1)
+    of_stream = pipeline.train_batches(streamed(), whole(), range(7), seed=1)
+    for a, b in zip(of_memory, of_stream, strict=True):
+        np.testing.assert_array_equal(a["label"], b["label"])
+
+
+@pytest.mark.parametrize("images", [in_memory(), streamed(pipeline.Crop(12))])
+def test_evaluation_counts_every_example_once(images):
+    batches = list(pipeline.eval_batches(images, whole()))
+    assert [len(batch["label"]) for batch in batches] == [B] * 4
+    labels = np.concatenate([batch["label"][batch["mask"]] for batch in batches])
+    np.testing.assert_array_equal(labels, np.arange(N))
+    np.testing.assert_array_equal(batches[0]["image"], source().images[:B])
+    assert not batches[-1]["image"][~batches[-1]["mask"]].any()
+
+
+def test_the_seed_decides_order_and_crops():
+    first = [next(pipeline.train_batches(streamed(), whole(), range(1), seed=s)) for s in (1, 1, 2)]
+    assert_equal_batches([first[0]], [first[1]])
+    assert (first[0]["label"] != first[2]["label"]).any()
+
+
+def test_load_crops_images_of_another_size():
+    loaded = pipeline.InMemory.load(source(Encoded), 8, 1.0)
+    assert loaded.images.shape == (N, 8, 8, 3)
+
+
+def test_rows_of_a_slice_come_from_the_sharding():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    np.testing.assert_array_equal(pipeline.Slice.of(sharding, 16).rows, np.arange(16))
+    with pytest.raises(InputError, match="batch of 20 cannot be divided among 8 devices"):
+        pipeline.Slice.of(sharding, 20)
+
+
+def test_on_devices_keeps_order_and_shards():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    host = list(pipeline.eval_batches(in_memory(), whole()))
+    device = list(pipeline.on_devices(iter(host), sharding))
+    assert_equal_batches(device, host)
+    assert device[0]["image"].sharding == sharding
+
+
+def test_a_batch_larger_than_the_set_is_an_error():
+    with pytest.raises(InputError, match="batch of 51 is larger than the 50 training images"):
+        pipeline.train_batches(in_memory(), whole(51), range(1), seed=0)
+
+
+def test_a_damaged_image_is_named():
+    images = pipeline.Streamed(source(Broken), pipeline.Crop(8), seed=0)
+    with pytest.raises(InputError, match="image 7 "):
+        list(pipeline.eval_batches(images, whole()))
+
+
+class Broken(Encoded):
+    """Example 7 is cut short."""
+
+    def read(self, index):
+        content = super().read(index)
+        return content[:20] if index == 7 else content

@@ -1,0 +1,112 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from llc_jax.models import heads, network, registry
+from llc_jax.models.resnet import ResNet
+
+
+def build(backbone="cnn", head=heads.CodebookHead, num_classes=10, num_bits=8, **options):
+    def create(rngs):
+        body = registry.BACKBONES[backbone].build(rngs=rngs, **options)
+        top = head(body.num_features, num_classes=num_classes, num_bits=num_bits, rngs=rngs)
+        return network.Network(body, top)
+
+    return network.purify(create)
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "features"),
+    [
+        # torchvision's figures, less the classifier.
+        ("resnet18", 11_689_512 - 513_000, 512),
+        ("resnet34", 21_797_672 - 513_000, 512),
+        ("resnet50", 25_557_032 - 2_049_000, 2048),
+        # A 3x3 stem in place of the 7x7 one.
+        ("resnet18_small", 11_689_512 - 513_000 - 64 * 3 * (49 - 9), 512),
+        # By hand: the stem, then three stages: convolutions, normalisations, projection.
+        (
+            "resnet20_small",
+            464 + (13_824 + 192) + (50_688 + 384 + 576) + (202_752 + 768 + 2176),
+            64,
+        ),
+    ],
+)
+def test_parameters_and_features(name, parameters, features):
+    body = nnx.eval_shape(lambda: registry.BACKBONES[name].build(rngs=nnx.Rngs(0)))
+    assert count(nnx.state(body, nnx.Param)) == parameters
+    assert body.num_features == features
+    size = registry.BACKBONES[name].input_size
+    out = nnx.eval_shape(lambda m: m(jnp.zeros((2, size, size, 3))), body)
+    assert out.shape == (2, features)
+    assert out.dtype == jnp.float32
+
+
+def test_residual_network_starts_shallow():
+    # With the last gain of each block at zero, a block is its shortcut.
+    net = ResNet(depths=(2,), width=4, small_images=True, rngs=nnx.Rngs(0))
+    x = jnp.abs(jax.random.normal(jax.random.key(0), (2, 8, 8, 4)))
+    np.testing.assert_array_equal(net.blocks[1](x), x)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
+    net = build("resnet8_small", dtype=jnp.bfloat16)
+    params, stats = net.init(jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, stats))} == {jnp.dtype("float32")}
+    images = jax.random.randint(jax.random.key(1), (8, 16, 16, 3), 0, 256).astype(jnp.uint8)
+    output, new_stats = net.train(params, stats, images)
+    assert output.class_logits.dtype == output.code_logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(new_stats)} == {jnp.dtype("float32")}
+    text = str(jax.make_jaxpr(net.evaluate)(params, stats, images))
+    convolutions = [line for line in text.splitlines() if "conv_general_dilated" in line]
+    assert convolutions
+    assert all(":bf16[" in line for line in convolutions)
+
+
+def test_codebook_head_computes_equation_2():
+    head = heads.CodebookHead(5, num_classes=3, num_bits=4, logit_scale=0.5, rngs=nnx.Rngs(0))
+    features = jax.random.normal(jax.random.key(0), (7, 5))
+    f = np.asarray(features) @ np.asarray(head.projection.kernel[...])
+    codes = np.where(np.asarray(head.latent[...]) >= 0, 1, -1)
+    output = head(features)
+    np.testing.assert_allclose(output.code_logits, f, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(output.class_logits, 0.5 * f @ codes.T, rtol=1e-5, atol=1e-6)
+
+
+def test_other_heads():
+    features = jnp.ones((7, 5))
+    linear = heads.LinearHead(5, num_classes=3, num_bits=4, rngs=nnx.Rngs(0))(features)
+    assert (linear.code_logits, linear.class_logits.shape) == (None, (7, 3))
+    code = heads.CodeHead(5, num_classes=3, num_bits=4, rngs=nnx.Rngs(0))(features)
+    assert (code.code_logits.shape, code.class_logits) == ((7, 4), None)
+
+
+def test_training_and_evaluation_differ_in_the_statistics():
+    net = build()
+    params, stats = net.init(jax.random.key(0))
+    images = jax.random.randint(jax.random.key(1), (16, 8, 8, 3), 0, 256).astype(jnp.uint8)
+    output, after = net.train(params, stats, images)
+    assert jax.tree.structure(after) == jax.tree.structure(stats)
+    assert any(
+        (a != b).any() for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(stats), strict=True)
+    )
+    alone = net.evaluate(params, stats, images[:1]).code_logits
+    np.testing.assert_allclose(
+        net.evaluate(params, stats, images).code_logits[:1], alone, rtol=1e-4, atol=1e-5
+    )
+    assert np.abs(output.code_logits[:1] - alone).max() > 1e-3
+
+
+def test_images_must_be_uint8_rgb():
+    net = build()
+    params, stats = net.init(jax.random.key(0))
+    with pytest.raises(TypeError, match="Images are uint8"):
+        net.evaluate(params, stats, jnp.zeros((2, 8, 8, 3)))
+    with pytest.raises(TypeError, match="Images are uint8"):
+        net.evaluate(params, stats, jnp.zeros((2, 8, 8, 1), jnp.uint8))
