@@ -15,25 +15,35 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import grain
 import jax
 import numpy as np
 
-from llc_jax.data import transforms
 from llc_jax.data.sources import ArraySource, Source
+from llc_jax.data.transforms import Crop, Transform
 from llc_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 
-# Position -> example; a negative example is padding.
-Order = Callable[[np.ndarray], np.ndarray]
+
+class Order(Protocol):
+    """Which example stands at each position of the stream.
+
+    Attributes:
+      seed: of what is random about the examples.
+    """
+
+    seed: int
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Maps int64[n] positions to int64[n] examples; a negative one is padding."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Shuffled:
+class Shuffled(Order):
     """Every example once in each epoch of `size` positions, in a new order each epoch."""
 
     size: int
@@ -55,10 +65,11 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class InOrder:
+class InOrder(Order):
     """Every example once, in order; then padding."""
 
     size: int
+    seed: int = 0
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """Maps int64[n] positions to int64[n] examples, -1 beyond the last one."""
@@ -115,14 +126,13 @@ class InMemory(Images):
     labels: np.ndarray
 
     @classmethod
-    def load(cls, source: Source, size: int, crop_fraction: float) -> "InMemory":
-        """Decodes all images of a source, cropped to `size` pixels where they have another."""
-        crop = Crop(size, crop_fraction)
-        if isinstance(source, ArraySource) and source.images.shape[1:3] == (size, size):
+    def load(cls, source: Source, crop: Crop) -> "InMemory":
+        """Decodes all images of a source, cropped where they have another size."""
+        if isinstance(source, ArraySource) and source.images.shape[1:3] == (crop.size,) * 2:
             return cls(source.images, source.labels)
 
         def read(index):
-            return crop(source.read(index), source.names[index], None)
+            return crop(source.read(index), source.names[index])
 
         with concurrent.futures.ThreadPoolExecutor() as pool:
             images = np.stack(list(pool.map(read, range(len(source)))))
@@ -138,62 +148,19 @@ class InMemory(Images):
             yield {"image": images, "label": labels, "mask": mask}
 
 
-class Transform(Protocol):
-    """From an image to uint8[size, size, 3]; it can be pickled."""
-
-    size: int
-
-    def __call__(
-        self, image: bytes | np.ndarray, name: str, rng: np.random.Generator | None
-    ) -> np.ndarray:
-        """Decodes and crops an image."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Crop(Transform):
-    """The middle of the image: evaluation."""
-
-    size: int
-    crop_fraction: float = 0.875
-    exif_orientation: bool = True
-
-    def __call__(self, image, name, rng=None):
-        """Decodes and crops an image."""
-        pixels = transforms.decode(image, name, exif_orientation=self.exif_orientation)
-        return transforms.center_crop(pixels, self.size, self.crop_fraction)
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomCrop(Transform):
-    """A random part of the image, mirrored half the time: training."""
-
-    size: int
-    scale: tuple[float, float] = (0.08, 1.0)
-    flip: bool = True
-    exif_orientation: bool = True
-
-    def __call__(self, image, name, rng):
-        """Decodes and crops an image."""
-        pixels = transforms.decode(image, name, exif_orientation=self.exif_orientation)
-        pixels = transforms.random_resized_crop(pixels, self.size, rng, scale=self.scale)
-        return transforms.random_flip(pixels, rng) if self.flip else pixels
-
-
 @dataclasses.dataclass(frozen=True)
 class Streamed(Images):
     """Images read, decoded and cropped one by one, by Grain's threads or processes.
 
     Attributes:
       source: where the images are.
-      transform: what makes uint8[size, size, 3] of one.
-      seed: of the transform; with an image's position in the stream it fixes the
-        crop, whatever worker makes it.
+      transform: what makes uint8[size, size, 3] of one. Its randomness comes from
+        the order's seed and the image's position, whatever worker makes it.
       workers: worker processes; 0 reads in threads of this process.
     """
 
     source: Source
     transform: Transform
-    seed: int
     workers: int = 0
 
     @property
@@ -204,7 +171,7 @@ class Streamed(Images):
     def batches(self, order: Order, part: Slice, steps: range) -> Iterator[Batch]:
         """Yields this process's part of the batch of each step."""
         count = len(part.rows)
-        load = _Load(self.source, self.transform, self.seed, order, part)
+        load = _Load(self.source, self.transform, order, part)
         data = grain.MapDataset.range(steps.start * count, steps.stop * count).map(load)
         data = data.batch(count).to_iter_dataset(
             grain.ReadOptions(num_threads=0 if self.workers else 16, prefetch_buffer_size=64)
@@ -222,7 +189,6 @@ class _Load:
 
     source: Source
     transform: Transform
-    seed: int
     order: Order
     part: Slice
 
@@ -234,7 +200,7 @@ class _Load:
             size = self.transform.size
             image, label = np.zeros((size, size, 3), np.uint8), np.int32(0)
         else:
-            rng = np.random.default_rng([self.seed, position])
+            rng = np.random.default_rng([self.order.seed, position])
             name = self.source.names[example]
             image = self.transform(self.source.read(example), name, rng)
             label = self.source.labels[example]

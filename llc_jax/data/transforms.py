@@ -4,7 +4,9 @@ NumPy and OpenCV only: these run in worker processes, one image at a time. What 
 random takes its generator as an argument.
 """
 
+import dataclasses
 import math
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -119,3 +121,45 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     shrinks = height * width < image.shape[0] * image.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(image, (width, height), interpolation=method)
+
+
+class Transform(Protocol):
+    """From an image to uint8[size, size, 3]; it can be pickled."""
+
+    size: int
+
+    def __call__(
+        self, image: bytes | np.ndarray, name: str, rng: np.random.Generator | None
+    ) -> np.ndarray:
+        """Decodes and crops an image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop(Transform):
+    """The middle of the image: evaluation."""
+
+    size: int
+    crop_fraction: float = 0.875
+    exif_orientation: bool = True
+
+    def __call__(self, image, name, rng=None):
+        """Decodes and crops an image."""
+        pixels = decode(image, name, exif_orientation=self.exif_orientation)
+        return center_crop(pixels, self.size, self.crop_fraction)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop(Transform):
+    """A random part of the image, mirrored half the time: training."""
+
+    size: int
+    exif_orientation: bool = True
+    _: dataclasses.KW_ONLY
+    scale: tuple[float, float] = (0.08, 1.0)
+    flip: bool = True
+
+    def __call__(self, image, name, rng):
+        """Decodes and crops an image."""
+        pixels = decode(image, name, exif_orientation=self.exif_orientation)
+        pixels = random_resized_crop(pixels, self.size, rng, scale=self.scale)
+        return random_flip(pixels, rng) if self.flip else pixels

@@ -1,12 +1,16 @@
-"""The backbones by name."""
+"""Networks by name."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from flax import nnx
 
+from llc_jax.config import bind, choose
 from llc_jax.models.cnn import CNN
+from llc_jax.models.heads import HEADS
+from llc_jax.models.network import Network, PureNetwork, purify
 from llc_jax.models.resnet import ResNet
 
 
@@ -17,24 +21,60 @@ class Backbone(NamedTuple):
     input_size: int
 
 
-def _small_resnet(depth: int) -> Backbone:
+def _resnet(*depths: int, input_size: int = 224, **options) -> Backbone:
+    return Backbone(functools.partial(ResNet, depths=depths, **options), input_size)
+
+
+def _small_resnet(blocks: int) -> Backbone:
     """The 6n + 2 layers of He et al., section 4.2: three stages of n blocks."""
-    blocks = (depth - 2) // 6
-    build = functools.partial(ResNet, depths=(blocks,) * 3, small_images=True)
-    return Backbone(functools.partial(build, width=16), 32)
-
-
-def _resnet(*depths: int, bottleneck: bool = False) -> Backbone:
-    return Backbone(functools.partial(ResNet, depths=depths, width=64, bottleneck=bottleneck), 224)
+    return _resnet(blocks, blocks, blocks, input_size=32, width=16, small_images=True)
 
 
 BACKBONES = {
     "cnn": Backbone(CNN, 8),
-    "resnet18": _resnet(2, 2, 2, 2),
-    "resnet34": _resnet(3, 4, 6, 3),
-    "resnet50": _resnet(3, 4, 6, 3, bottleneck=True),
-    **{f"resnet{depth}_small": _small_resnet(depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
-    "resnet18_small": Backbone(
-        functools.partial(ResNet, depths=(2, 2, 2, 2), width=64, small_images=True), 32
-    ),
+    "resnet18": _resnet(2, 2, 2, 2, width=64),
+    "resnet34": _resnet(3, 4, 6, 3, width=64),
+    "resnet50": _resnet(3, 4, 6, 3, width=64, bottleneck=True),
+    **{f"resnet{6 * n + 2}_small": _small_resnet(n) for n in (1, 2, 3, 5, 7, 9, 18)},
+    "resnet18_small": _resnet(2, 2, 2, 2, input_size=32, width=64, small_images=True),
 }
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def backbone(model: Mapping[str, Any]) -> Backbone:
+    """Looks up the backbone that a model's description names."""
+    return choose(model.get("name"), BACKBONES, "config.model.name")
+
+
+def build(
+    model: Mapping[str, Any], head: Mapping[str, Any], *, num_classes: int, num_bits: int
+) -> PureNetwork:
+    """Builds a network from its description.
+
+    Args:
+      model: `name` of the backbone, `dtype` of its arithmetic, and its options.
+      head: `name` of the head, and its options.
+      num_classes: L.
+      num_bits: k.
+
+    Raises:
+      InputError: if a name or an option is unknown.
+    """
+    features = _bound(backbone(model).build, model, "The backbone")
+    top = _bound(choose(head.get("name"), HEADS, "The head's name"), head, "The head")
+
+    def create(rngs: nnx.Rngs) -> Network:
+        body = features(rngs=rngs)
+        classes_and_bits = {"num_classes": num_classes, "num_bits": num_bits}
+        return Network(body, top(body.num_features, **classes_and_bits, rngs=rngs))
+
+    return purify(create)
+
+
+def _bound(build_module: Callable, description: Mapping[str, Any], what: str) -> Callable:
+    """Gives a module's constructor the options of its description."""
+    options = {key: value for key, value in description.items() if key != "name"}
+    if "dtype" in options:
+        options["dtype"] = choose(options["dtype"], DTYPES, "config.model.dtype")
+    return bind(build_module, options, f"{what} {description['name']}")

@@ -1,0 +1,1 @@
+"""Training: objectives, optimizer, the step, checkpoints and the loop over them."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from llc_jax.data import pipeline
+from llc_jax.data import pipeline, transforms
 from llc_jax.data.sources import ArraySource
 from llc_jax.errors import InputError
 
@@ -26,12 +26,12 @@ def source(kind=ArraySource, size=12):
 
 
 def in_memory():
-    return pipeline.InMemory.load(source(), 12, 1.0)
+    return pipeline.InMemory.load(source(), transforms.Crop(12, 1.0))
 
 
 def streamed(transform=None, workers=0):
-    transform = transform or pipeline.RandomCrop(8)
-    return pipeline.Streamed(source(Encoded), transform, seed=5, workers=workers)
+    transform = transform or transforms.RandomCrop(8)
+    return pipeline.Streamed(source(Encoded), transform, workers=workers)
 
 
 def whole(batch_size=B):
@@ -84,7 +84,7 @@ def test_both_kinds_have_the_same_examples_in_the_same_order():
         np.testing.assert_array_equal(a["label"], b["label"])
 
 
-@pytest.mark.parametrize("images", [in_memory(), streamed(pipeline.Crop(12))])
+@pytest.mark.parametrize("images", [in_memory(), streamed(transforms.Crop(12))])
 def test_evaluation_counts_every_example_once(images):
     batches = list(pipeline.eval_batches(images, whole()))
     assert [len(batch["label"]) for batch in batches] == [B] * 4
@@ -101,7 +101,7 @@ def test_the_seed_decides_order_and_crops():
 
 
 def test_load_crops_images_of_another_size():
-    loaded = pipeline.InMemory.load(source(Encoded), 8, 1.0)
+    loaded = pipeline.InMemory.load(source(Encoded), transforms.Crop(8, 1.0))
     assert loaded.images.shape == (N, 8, 8, 3)
 
 
@@ -128,7 +128,7 @@ def test_a_batch_larger_than_the_set_is_an_error():
 
 
 def test_a_damaged_image_is_named():
-    images = pipeline.Streamed(source(Broken), pipeline.Crop(8), seed=0)
+    images = pipeline.Streamed(source(Broken), transforms.Crop(8))
     with pytest.raises(InputError, match="image 7 "):
         list(pipeline.eval_batches(images, whole()))
 

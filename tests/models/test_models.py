@@ -30,7 +30,7 @@ def count(tree):
         ("resnet50", 25_557_032 - 2_049_000, 2048),
         # A 3x3 stem in place of the 7x7 one.
         ("resnet18_small", 11_689_512 - 513_000 - 64 * 3 * (49 - 9), 512),
-        # By hand: the stem, then three stages: convolutions, normalisations, projection.
+        # By hand: the stem, then convolutions, normalisations, projection of three stages.
         (
             "resnet20_small",
             464 + (13_824 + 192) + (50_688 + 384 + 576) + (202_752 + 768 + 2176),

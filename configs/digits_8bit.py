@@ -1,0 +1,39 @@
+"""8-bit codes of scikit-learn's handwritten digits: the demo.
+
+python -m llc_jax.main --config=configs/digits_8bit.py
+"""
+
+import common
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = common.base()
+    config.num_bits = 8
+    config.batch_size = 64
+    config.model = ConfigDict({"name": "cnn", "dtype": "float32", "width": 32})
+    config.data.source = "digits"
+    config.data.holdout = 0.25
+    config.data.in_memory = True
+    config.data.augment = ConfigDict({"pad": 1, "flip": False})
+    scale = config.num_bits**-0.5
+    config.stages.linear = common.stage(
+        {"name": "softmax"}, {"name": "linear"}, 10, common.sgd(0.1, warmup_epochs=1.0)
+    )
+    config.stages.codebook = common.stage(
+        {"name": "codebook"},
+        {"name": "codebook", "logit_scale": scale},
+        10,
+        common.sgd(0.1, warmup_epochs=1.0, codebook_rate=10.0),
+        init_from="linear",
+    )
+    config.stages.instance = common.stage(
+        {"name": "instance"},
+        {"name": "code"},
+        10,
+        common.sgd(0.1, warmup_epochs=1.0),
+        init_from="codebook",
+        codebook="learnt",
+    )
+    return config.lock()

@@ -1,0 +1,211 @@
+"""What a config says, checked: the tree of a config file as typed dataclasses.
+
+The config files in `configs/` build plain data; `parse` turns it into a
+`RunConfig` or says in one sentence what is wrong with it.
+"""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llc_jax.errors import InputError
+
+SCRATCH = "scratch"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and how they are prepared.
+
+    Attributes:
+      source: "digits", or a path to a folder, a .zip or a .csv.
+      eval_source: the same for the evaluation images alone; "" takes them from `source`.
+      holdout: fraction of each class kept for evaluation where the data has no split.
+      image_size: side in pixels; None is what the backbone is meant for.
+      crop_fraction: part of the resized shorter side that evaluation crops.
+      exif_orientation: whether to turn images upright as their EXIF data says.
+      in_memory: decode everything once, and augment whole batches on the device.
+      augment: options of the augmentation: `pad` and `flip` in memory, `scale` and
+        `flip` otherwise.
+      workers: processes that decode; 0 uses threads.
+    """
+
+    source: str
+    eval_source: str
+    holdout: float
+    image_size: int | None
+    crop_fraction: float
+    exif_orientation: bool
+    in_memory: bool
+    augment: dict
+    workers: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD; see `training.optimizer`. `warmup_epochs` may be a fraction."""
+
+    learning_rate: float
+    schedule: str
+    warmup_epochs: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    codebook_rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """One stage.
+
+    Attributes:
+      objective: `name`, and options of `training.objectives`.
+      head: `name`, and options of `models.heads`.
+      epochs: passes over the training images.
+      init_from: "scratch" or an earlier stage.
+      codebook: where the class codes come from: "learnt" (by an earlier stage), or a
+        file; "" where the stage needs none, or starts a random one.
+      optimizer: how to descend.
+    """
+
+    objective: dict
+    head: dict
+    epochs: int
+    init_from: str
+    codebook: str
+    optimizer: OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints are made at the end of each epoch.
+
+    Attributes:
+      keep: how many of a stage are kept.
+      steps: also make one every so many steps; 0 for none.
+    """
+
+    keep: int
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A run: its data, its network, and its stages in order.
+
+    Attributes:
+      seed: of everything random.
+      num_bits: k.
+      batch_size: over all devices and processes.
+      model: `name` in `models.registry`, `dtype`, and options of the backbone.
+      eval_epochs: epochs between evaluations during training; 0 for none.
+    """
+
+    seed: int
+    num_bits: int
+    batch_size: int
+    data: DataConfig
+    model: dict
+    stages: dict[str, StageConfig]
+    checkpoint: CheckpointConfig
+    eval_epochs: int
+
+
+def parse(config: Mapping[str, Any]) -> RunConfig:
+    """Checks a config's tree and returns it typed.
+
+    Raises:
+      InputError: naming the key that is unknown, missing or of the wrong type.
+    """
+    parsed = _parse(RunConfig, config, "config")
+    positive = {"num_bits": parsed.num_bits, "batch_size": parsed.batch_size}
+    positive |= {f"stages.{name}.epochs": stage.epochs for name, stage in parsed.stages.items()}
+    positive["checkpoint.keep"] = parsed.checkpoint.keep
+    for key, value in positive.items():
+        if value < 1:
+            raise InputError(f"config.{key} is at least 1, not {value}.")
+    if not parsed.stages:
+        raise InputError("config.stages is empty: a run needs at least one stage.")
+    _check_order(parsed.stages)
+    return parsed
+
+
+def choose(given: str, known: Mapping[str, Any], what: str) -> Any:
+    """Looks a name up; if there is none such, the error says what there is."""
+    if given in known:
+        return known[given]
+    raise InputError(
+        f"{what} is one of {', '.join(sorted(known))}, not {given!r}.{_nearest(given, known)}"
+    )
+
+
+def bind(function: Callable, options: Mapping[str, Any], what: str) -> Callable:
+    """Returns the function with keyword options given; an unknown one is an error."""
+    inner = function.func if isinstance(function, functools.partial) else function
+    # NNX modules hide their constructor's signature behind a metaclass.
+    inner = inner.__init__ if isinstance(inner, type) else inner
+    parameters = inspect.signature(inner).parameters.values()
+    known = {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
+    for name in options:
+        if name not in known:
+            raise InputError(f"{what} has no option {name!r}.{_nearest(name, known)}")
+    return functools.partial(function, **options)
+
+
+def _check_order(stages: Mapping[str, StageConfig]) -> None:
+    earlier: dict[str, StageConfig] = {}
+    for name, stage in stages.items():
+        if stage.init_from != SCRATCH:
+            choose(stage.init_from, {SCRATCH: None, **earlier}, f"config.stages.{name}.init_from")
+        learnt = any(other.head.get("name") == "codebook" for other in earlier.values())
+        if stage.codebook == "learnt" and not learnt:
+            raise InputError(
+                f"config.stages.{name}.codebook is 'learnt', but no earlier stage learns one."
+            )
+        earlier[name] = stage
+
+
+def _parse(kind: type, value: Any, path: str) -> Any:
+    """Reads `value` as `kind`: a dataclass, a dict, or a plain type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _parse_dataclass(kind, _expect(Mapping, value, path), path)
+    if origin is dict:
+        items = _expect(Mapping, value, path).items()
+        return {key: _parse(arguments[1], item, f"{path}.{key}") for key, item in items}
+    if kind is dict:
+        return dict(_expect(Mapping, value, path))
+    if origin is types.UnionType:
+        return None if value is None else _parse(arguments[0], value, path)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, bool) and kind is not bool:
+        raise InputError(f"{path} is {kind.__name__}, not {value!r}.")
+    return _expect(kind, value, path)
+
+
+def _parse_dataclass(kind: type, value: Mapping, path: str) -> Any:
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    for key in value:
+        if key not in fields:
+            raise InputError(f"{path} has no key {key!r}.{_nearest(key, fields)}")
+    for key in fields:
+        if key not in value:
+            raise InputError(f"{path}.{key} is missing.")
+    return kind(**{key: _parse(of, value[key], f"{path}.{key}") for key, of in fields.items()})
+
+
+def _expect(kind: type, value: Any, path: str) -> Any:
+    if not isinstance(value, kind):
+        raise InputError(f"{path} is {kind.__name__.lower()}, not {value!r}.")
+    return value
+
+
+def _nearest(given: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(str(given), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

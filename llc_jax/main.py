@@ -1,0 +1,73 @@
+"""Trains and evaluates: python -m llc_jax.main --config=configs/digits_8bit.py"""
+
+import pathlib
+import sys
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from llc_jax.errors import InputError
+from llc_jax.run import run
+from llc_jax.training.loop import Diverged
+from llc_jax.training.preemption import Stopped
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; FILE:PATH names data.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run is kept; by default runs/<name of the config file>."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0 of several; `auto` asks the cluster (TPU, Slurm)."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is.")
+
+
+def main(_: list[str]) -> None:
+    """Runs the config; exits with 0 when the run is finished."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    _join_cluster(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    config_file = config_flags.get_config_filename(flags.FLAGS["config"])
+    workdir = _WORKDIR.value or pathlib.Path("runs") / _path(config_file).stem
+    try:
+        run(_CONFIG.value.to_dict(), workdir)
+    except (InputError, Diverged) as error:
+        sys.exit(f"error: {error}")
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.signal)
+
+
+def _join_cluster(coordinator: str | None, num_processes: int | None, process_id: int | None):
+    if coordinator is None:
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    address = None if coordinator == "auto" else coordinator
+    jax.distributed.initialize(address, num_processes, process_id)
+
+
+def _parse_flags(arguments: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with it is one line."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "config":
+            # A config can import its neighbours, as a script can.
+            sys.path.insert(0, str(_path(value or following).resolve().parent))
+    try:
+        return flags.FLAGS(arguments)
+    except (flags.Error, OSError) as error:
+        sys.exit(f"error: {error}")
+    except (AttributeError, KeyError) as error:
+        reason = str(error.args[0]).replace("\n", ". ").strip("\"'")
+        sys.exit(f"error: --config: there is no key {reason}")
+
+
+def _path(config: str) -> pathlib.Path:
+    """Returns the file of FILE:ARGUMENT."""
+    return pathlib.Path(config.split(":")[0])
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=_parse_flags)

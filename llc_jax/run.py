@@ -1,0 +1,191 @@
+"""A run: its stages in order, then its evaluations. It continues where it stopped.
+
+A workdir holds `config.json`, `<stage>/checkpoints/`, `<stage>/results.json`,
+`codebook.npz`, `metrics.jsonl`, `tensorboard/` and, once all is done,
+`results.json`.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from clu import parameter_overview
+from jax.experimental import multihost_utils
+
+from llc_jax import stages
+from llc_jax.config import RunConfig, parse
+from llc_jax.data.dataset import open_dataset
+from llc_jax.errors import InputError
+from llc_jax.files import write_json
+from llc_jax.models import registry
+from llc_jax.report.table import results_table
+from llc_jax.stages import LEARNT, Setting
+from llc_jax.training import step as steps
+from llc_jax.training.logging import RunLog
+from llc_jax.training.loop import train_stage
+
+CONFIG_FILE = "config.json"
+CODEBOOK_FILE = "codebook.npz"
+RESULTS_FILE = "results.json"
+
+# What may change between the parts of a run, as it cannot change the result.
+_FREE_KEYS = ("data.workers", "checkpoint.keep", "checkpoint.steps")
+
+
+def run(tree: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, float]:
+    """Trains and evaluates all stages of a config, or what is left of them.
+
+    Args:
+      tree: the config, as in `configs/`.
+      workdir: where the run is kept; made if missing.
+
+    Returns:
+      The final figures by their flat names, as in `results.json`.
+
+    Raises:
+      InputError: if the config, the data or the workdir cannot be used.
+      Stopped: if the process was told to stop; progress is saved.
+      Diverged: if a loss or a weight is no longer finite.
+    """
+    config, workdir = parse(tree), pathlib.Path(workdir).absolute()
+    log = RunLog(workdir, primary=jax.process_index() == 0)
+    _check_claim(workdir, config)
+    if (workdir / RESULTS_FILE).exists():
+        results = json.loads((workdir / RESULTS_FILE).read_text())
+        log.say("This run is finished.")
+    else:
+        setting = _set_up(config, workdir, log)
+        _on_first_process(write_json, workdir / CONFIG_FILE, _plain(config))
+        results = _run_stages(setting, log)
+    log.show(results_table(results))
+    log.say(f"Run: {workdir}")
+    return results
+
+
+def read_config(workdir: pathlib.Path) -> RunConfig:
+    """Reads the config of a workdir.
+
+    Raises:
+      InputError: if there is none, or it is damaged.
+    """
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"{workdir} is not the workdir of a run: there is no {CONFIG_FILE} in it.")
+    try:
+        return parse(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged ({error}).") from error
+
+
+def input_size(config: RunConfig) -> int:
+    """Returns the side of the images that the network sees, in pixels."""
+    return config.data.image_size or registry.backbone(config.model).input_size
+
+
+def _set_up(config: RunConfig, workdir: pathlib.Path, log: RunLog) -> Setting:
+    """Opens the data and checks what can be checked before the first step."""
+    mesh = steps.make_mesh()
+    options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
+    data = open_dataset(**options, seed=config.seed)
+    setting = Setting(config, workdir, data, mesh)
+    for name in config.stages:
+        stages.check_stage(setting, name)
+    log.say(
+        f"{len(data.train.labels)} training and {len(data.evaluation.labels)} evaluation images "
+        f"of {len(data.class_names)} classes; {mesh.size} device(s), {jax.default_backend()}"
+    )
+    return setting
+
+
+def _run_stages(setting: Setting, log: RunLog) -> dict[str, float]:
+    results = {}
+    for name in setting.config.stages:
+        results_file = setting.workdir / name / RESULTS_FILE
+        if not results_file.exists():
+            figures = _run_stage(setting, name, log)
+            _on_first_process(write_json, results_file, figures)
+        results |= json.loads(results_file.read_text())
+    _on_first_process(write_json, setting.workdir / RESULTS_FILE, results)
+    return results
+
+
+def _run_stage(setting: Setting, name: str, log: RunLog) -> dict[str, float]:
+    """Trains a stage and evaluates it; leaves its checkpoints and its codebook."""
+    codebook, codebook_file = None, setting.workdir / CODEBOOK_FILE
+    given = setting.config.stages[name].codebook
+    if given:
+        codebook = stages.read_codebook(codebook_file if given == LEARNT else given, setting)
+    stage = stages.build_stage(setting, name, codebook)
+    weights = parameter_overview.count_parameters(stage.abstract["params"])
+    log.say(f"{name}: {stage.timetable.num_steps} steps, {weights:,} weights")
+    with setting.checkpoints(name) as checkpoints:
+        state = train_stage(stage, checkpoints, log)
+    figures = _name_figures(name, setting.config.stages[name].head["name"], stage.evaluate(state))
+    codebook = stages.learnt_codebook(state, setting.data.class_names) or codebook
+    if codebook is not None:
+        _on_first_process(codebook.save, codebook_file)
+        figures["codebook/unique"] = codebook.num_unique
+        figures["codebook/min_distance"] = codebook.min_distance
+    return figures
+
+
+def _name_figures(stage: str, head: str, figures: Mapping[str, float]) -> dict[str, float]:
+    """Names a stage's figures in `results.json`.
+
+    The instance codes' figures are `classification/mhd` and so on; those that the
+    codes of a codebook stage reach already are `classification/<stage>/mhd`. Class
+    logits are `linear` where they are linear, `class_code` where they are B(C) f.
+    """
+    prefix = f"{stage}/" if head == "codebook" else ""
+    logits = "class_code" if head == "codebook" else "linear"
+    named = {}
+    for name, value in figures.items():
+        if name.startswith("class_logits"):
+            named[f"classification/{name.replace('class_logits', logits)}"] = value
+        else:
+            named[f"classification/{prefix}{name}"] = value
+    return named
+
+
+def _check_claim(workdir: pathlib.Path, config: RunConfig) -> None:
+    """Refuses a workdir that holds a run of another config."""
+    if not (workdir / CONFIG_FILE).exists():
+        return
+    there, here = _flatten(_plain(read_config(workdir))), _flatten(_plain(config))
+    changed = [
+        f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+        for key in sorted(there.keys() | here.keys())
+        if key not in _FREE_KEYS and there.get(key) != here.get(key)
+    ]
+    if changed:
+        more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise InputError(
+            f"{workdir} holds a run of another config: {'; '.join(changed[:3])}{more}. "
+            "Choose another --workdir, or remove that one."
+        )
+
+
+def _plain(config: RunConfig) -> dict[str, Any]:
+    """Returns the config as JSON would give it back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _flatten(tree: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {path.removesuffix("."): tree}
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{path}{key}.")
+    return flat
+
+
+def _on_first_process(write: Callable[..., None], *args) -> None:
+    """Writes on the first process while the others wait."""
+    if jax.process_index() == 0:
+        write(*args)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("written")

@@ -1,0 +1,92 @@
+"""Checkpoints of a stage. The only file that imports Orbax."""
+
+import os
+import pathlib
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from llc_jax.errors import InputError
+
+Tree = Any
+_managers = ocp.checkpoint_managers
+
+
+class Checkpoints:
+    """The checkpoints of one stage, by step; the latest `keep` of them are kept.
+
+    Saving is asynchronous; a checkpoint appears under its name when it is whole.
+    Use as a context manager, or `close`.
+    """
+
+    def __init__(self, directory: str | os.PathLike, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_managers.LatestN(keep),
+            save_decision_policy=_managers.FixedIntervalPolicy(1),
+            enable_async_checkpointing=True,
+        )
+        self.directory = pathlib.Path(directory).absolute()
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Tree) -> None:
+        """Starts to save the state, unless the step is saved already."""
+        if step != self.latest_step:
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def restore(self, abstract: Tree) -> Tree:
+        """Returns the newest state.
+
+        Args:
+          abstract: the state's tree of `jax.ShapeDtypeStruct`s with shardings; the
+            devices may be others than those that saved.
+
+        Raises:
+          InputError: if there is no checkpoint, or it does not fit the tree.
+        """
+        return self._restore(ocp.args.StandardRestore(abstract))
+
+    def restore_weights(self, abstract: Tree) -> Tree:
+        """Returns the `params` and `batch_stats` of the newest state alone.
+
+        Args:
+          abstract: a tree of `jax.ShapeDtypeStruct`s with shardings, under those keys.
+
+        Raises:
+          InputError: if there is no checkpoint, or it does not fit the tree.
+        """
+        wanted = {name: abstract[name] for name in ("params", "batch_stats")}
+        how = ocp.checkpoint_utils.construct_restore_args(wanted)
+        args = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
+        return self._restore(args)
+
+    def told_to_stop(self, step: int) -> bool:
+        """Whether the cluster has announced that it will end this run (all processes agree)."""
+        return self._manager.reached_preemption(step)
+
+    def _restore(self, args) -> Tree:
+        if self.latest_step is None:
+            raise InputError(f"There is no checkpoint in {self.directory}.")
+        try:
+            return self._manager.restore(self.latest_step, args=args)
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"The checkpoint of step {self.latest_step} in {self.directory} cannot be used: "
+                f"{reason}"
+            ) from error
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._manager.wait_until_finished()
+        self._manager.close()

@@ -1,0 +1,84 @@
+"""The train step: pure, jitted, donated and sharded."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from llc_jax.models.network import PureNetwork
+from llc_jax.training.objectives import Figures
+from llc_jax.training.state import State
+
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+Step = Callable[[State, dict[str, jax.Array], jax.Array | None], tuple[State, dict]]
+
+
+def make_mesh() -> Mesh:
+    """Returns all devices of all processes along one axis, `data`."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_by_rows(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of batches: rows along the mesh axis `data`."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def make_step(
+    network: PureNetwork,
+    objective: Callable[..., Figures],
+    optimizer: optax.GradientTransformation,
+    augment: Augment,
+) -> Step:
+    """Returns the function of one step.
+
+    It maps (state, batch, class_codes) to the next state and the batch's mean
+    figures. Normalisation statistics and means are those of the whole batch,
+    however it lies on devices. Not jitted: see `compile_step`.
+    """
+
+    def step(state, batch, class_codes):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state["rng"]), state["step"])
+        images = augment(key, batch["image"])
+
+        def loss(params):
+            output, batch_stats = network.train(params, state["batch_stats"], images)
+            figures = objective(output, batch["label"], class_codes)
+            means = {name: _mean(values, batch["mask"]) for name, values in figures.items()}
+            return means["loss"], (means, batch_stats)
+
+        gradients, (means, batch_stats) = jax.grad(loss, has_aux=True)(state["params"])
+        updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
+        epoch = state["epoch"] | {
+            "steps": state["epoch"]["steps"] + 1,
+            "sums": jax.tree.map(jnp.add, state["epoch"]["sums"], means),
+        }
+        after = {
+            "params": optax.apply_updates(state["params"], updates),
+            "batch_stats": batch_stats,
+            "opt_state": opt_state,
+            "step": state["step"] + 1,
+            "rng": state["rng"],
+            "epoch": epoch,
+        }
+        return after, means
+
+    return step
+
+
+def compile_step(step: Step, mesh: Mesh) -> Step:
+    """Jits a step for a mesh: the state replicated and donated, the batch split by rows."""
+    whole, rows = replicated(mesh), split_by_rows(mesh)
+    return jax.jit(
+        step, donate_argnums=0, in_shardings=(whole, rows, whole), out_shardings=(whole, whole)
+    )
+
+
+def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
