@@ -1,0 +1,27 @@
+"""Learnt low-dimensional binary codes (LLC) for images and classes.
+
+The public API; see the docstrings of what is named here.
+"""
+
+import importlib
+
+_API = {
+    "Codebook": "llc_jax.codes.codebook",
+    "InputError": "llc_jax.errors",
+    "Model": "llc_jax.inference",
+    "decoders": "llc_jax.codes.decoders",
+    "load": "llc_jax.inference",
+    "pack": "llc_jax.codes.packing",
+    "sign_ste": "llc_jax.codes.binarize",
+    "unpack": "llc_jax.codes.packing",
+}
+
+__all__ = list(_API)
+
+
+def __getattr__(name: str):
+    """Imports a public name at its first use: worker processes need only a part of it all."""
+    if name not in _API:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_API[name])
+    return module if module.__name__.endswith(f".{name}") else getattr(module, name)

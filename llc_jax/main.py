@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -32,11 +33,17 @@ def main(_: list[str]) -> None:
     workdir = _WORKDIR.value or pathlib.Path("runs") / _path(config_file).stem
     try:
         run(_CONFIG.value.to_dict(), workdir)
-    except (InputError, Diverged) as error:
-        sys.exit(f"error: {error}")
+    except InputError as error:
+        _exit(2, f"error: {error}")
+    except Diverged as error:
+        _exit(1, f"error: {error}")
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(128 + stopped.signal)
+        _exit(128 + stopped.signal, str(stopped))
+
+
+def _exit(status: int, message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(status)
 
 
 def _join_cluster(coordinator: str | None, num_processes: int | None, process_id: int | None):
@@ -57,10 +64,10 @@ def _parse_flags(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except (flags.Error, OSError) as error:
-        sys.exit(f"error: {error}")
+        _exit(2, f"error: {error}")
     except (AttributeError, KeyError) as error:
         reason = str(error.args[0]).replace("\n", ". ").strip("\"'")
-        sys.exit(f"error: --config: there is no key {reason}")
+        _exit(2, f"error: --config: there is no key {reason}")
 
 
 def _path(config: str) -> pathlib.Path:

@@ -9,12 +9,13 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from clu import parameter_overview
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from llc_jax import stages
 from llc_jax.config import RunConfig, parse
@@ -36,12 +37,17 @@ RESULTS_FILE = "results.json"
 _FREE_KEYS = ("data.workers", "checkpoint.keep", "checkpoint.steps")
 
 
-def run(tree: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, float]:
+def run(
+    tree: Mapping[str, Any],
+    workdir: str | os.PathLike,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, float]:
     """Trains and evaluates all stages of a config, or what is left of them.
 
     Args:
       tree: the config, as in `configs/`.
       workdir: where the run is kept; made if missing.
+      devices: which to use; by default all of all processes.
 
     Returns:
       The final figures by their flat names, as in `results.json`.
@@ -58,7 +64,7 @@ def run(tree: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, float]
         results = json.loads((workdir / RESULTS_FILE).read_text())
         log.say("This run is finished.")
     else:
-        setting = _set_up(config, workdir, log)
+        setting = _set_up(config, workdir, steps.make_mesh(devices), log)
         _on_first_process(write_json, workdir / CONFIG_FILE, _plain(config))
         results = _run_stages(setting, log)
     log.show(results_table(results))
@@ -86,9 +92,8 @@ def input_size(config: RunConfig) -> int:
     return config.data.image_size or registry.backbone(config.model).input_size
 
 
-def _set_up(config: RunConfig, workdir: pathlib.Path, log: RunLog) -> Setting:
+def _set_up(config: RunConfig, workdir: pathlib.Path, mesh: Mesh, log: RunLog) -> Setting:
     """Opens the data and checks what can be checked before the first step."""
-    mesh = steps.make_mesh()
     options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
     data = open_dataset(**options, seed=config.seed)
     setting = Setting(config, workdir, data, mesh)

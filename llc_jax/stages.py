@@ -22,7 +22,7 @@ from llc_jax.models.network import PureNetwork, Tree
 from llc_jax.training import optimizer
 from llc_jax.training import state as states
 from llc_jax.training import step as steps
-from llc_jax.training.checkpoint import Checkpoints
+from llc_jax.training.checkpoint import Checkpoints, restore_weights
 from llc_jax.training.loop import Stage, Timetable
 from llc_jax.training.objectives import OBJECTIVES, Figures
 from llc_jax.training.state import State
@@ -56,8 +56,20 @@ class Setting:
 
     def checkpoints(self, stage: str) -> Checkpoints:
         """Opens the checkpoints of a stage."""
-        directory = self.workdir / stage / "checkpoints"
+        directory = checkpoint_directory(self.workdir, stage)
         return Checkpoints(directory, self.config.checkpoint.keep)
+
+
+def checkpoint_directory(workdir: pathlib.Path, stage: str) -> pathlib.Path:
+    """Returns where the checkpoints of a stage are."""
+    return workdir / stage / "checkpoints"
+
+
+def load_weights(directory: pathlib.Path, network: PureNetwork, sharding: Sharding) -> Tree:
+    """Returns the `params` and `batch_stats` of a network from its newest checkpoint."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    abstract = dict(zip(("params", "batch_stats"), shapes, strict=True))
+    return restore_weights(directory, _with_sharding(abstract, sharding))
 
 
 def build_network(config: RunConfig, head: dict, num_classes: int) -> PureNetwork:
@@ -118,13 +130,13 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
     rate, sgd = _optimizer(stage.optimizer, timetable)
     network = setting.network(name)
     objective = OBJECTIVES[stage.objective["name"]]
-    create = functools.partial(states.create, network, sgd, objective.figures)
     key = jax.random.fold_in(jax.random.key(config.seed), position)
+    create = functools.partial(states.create, network, sgd, objective.figures, key)
     step = steps.make_step(network, _objective(stage), sgd, data.augment)
     fixed_codes = codebook is not None and objective.fixed_codebook
 
     def initial() -> State:
-        state = jax.jit(create, out_shardings=setting.whole)(key)
+        state = states.create_on(setting.whole, create)
         return _warm_start(setting, state, stage.init_from, codebook)
 
     return Stage(
@@ -132,7 +144,7 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
         timetable=timetable,
         step=steps.compile_step(step, mesh),
         initial=initial,
-        abstract=with_sharding(jax.eval_shape(create, key), setting.whole),
+        abstract=_with_sharding(jax.eval_shape(create), setting.whole),
         images=data.train,
         part=pipeline.Slice.of(setting.rows, config.batch_size),
         sharding=setting.rows,
@@ -171,7 +183,7 @@ def learnt_codebook(state: State, class_names: tuple[str, ...]) -> Codebook | No
     return Codebook.from_numpy(jax.device_get(latent), class_names, LEARNT)
 
 
-def with_sharding(tree: Tree, sharding: Sharding) -> Tree:
+def _with_sharding(tree: Tree, sharding: Sharding) -> Tree:
     """Returns the abstract tree with a sharding on every leaf."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
@@ -207,10 +219,8 @@ def _optimizer(
 def _warm_start(setting: Setting, state: State, init_from: str, codebook: Codebook | None) -> State:
     """Takes over an earlier stage's weights, and a codebook where the stage learns one."""
     if init_from in setting.config.stages:
-        shapes = jax.eval_shape(setting.network(init_from).init, jax.random.key(0))
-        abstract = dict(zip(("params", "batch_stats"), shapes, strict=True))
-        with setting.checkpoints(init_from) as checkpoints:
-            earlier = checkpoints.restore_weights(with_sharding(abstract, setting.whole))
+        directory = checkpoint_directory(setting.workdir, init_from)
+        earlier = load_weights(directory, setting.network(init_from), setting.whole)
         state = states.adopt(state, earlier)
     if codebook is not None and "latent" in state["params"]["head"]:
         latent = jax.device_put(codebook.latent, setting.whole)

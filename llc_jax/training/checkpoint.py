@@ -54,39 +54,46 @@ class Checkpoints:
         Raises:
           InputError: if there is no checkpoint, or it does not fit the tree.
         """
-        return self._restore(ocp.args.StandardRestore(abstract))
-
-    def restore_weights(self, abstract: Tree) -> Tree:
-        """Returns the `params` and `batch_stats` of the newest state alone.
-
-        Args:
-          abstract: a tree of `jax.ShapeDtypeStruct`s with shardings, under those keys.
-
-        Raises:
-          InputError: if there is no checkpoint, or it does not fit the tree.
-        """
-        wanted = {name: abstract[name] for name in ("params", "batch_stats")}
-        how = ocp.checkpoint_utils.construct_restore_args(wanted)
-        args = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
-        return self._restore(args)
+        return _restore(self._manager, ocp.args.StandardRestore(abstract))
 
     def told_to_stop(self, step: int) -> bool:
         """Whether the cluster has announced that it will end this run (all processes agree)."""
         return self._manager.reached_preemption(step)
 
-    def _restore(self, args) -> Tree:
-        if self.latest_step is None:
-            raise InputError(f"There is no checkpoint in {self.directory}.")
-        try:
-            return self._manager.restore(self.latest_step, args=args)
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"The checkpoint of step {self.latest_step} in {self.directory} cannot be used: "
-                f"{reason}"
-            ) from error
-
     def close(self) -> None:
         """Waits until everything is written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
+    """Returns the `params` and `batch_stats` of a stage's newest checkpoint.
+
+    Args:
+      directory: of the stage's checkpoints; nothing is written there.
+      abstract: a tree of `jax.ShapeDtypeStruct`s with shardings, under those keys.
+
+    Raises:
+      InputError: if there is no checkpoint, or it does not fit the tree.
+    """
+    options = ocp.CheckpointManagerOptions(create=False)
+    how = ocp.checkpoint_utils.construct_restore_args(abstract)
+    args = ocp.args.PyTreeRestore(item=abstract, restore_args=how, partial_restore=True)
+    directory = pathlib.Path(directory).absolute()
+    if not directory.is_dir():
+        raise InputError(f"There is no checkpoint in {directory}.")
+    with ocp.CheckpointManager(directory, options=options) as manager:
+        return _restore(manager, args)
+
+
+def _restore(manager: ocp.CheckpointManager, args) -> Tree:
+    step = manager.latest_step()
+    if step is None:
+        raise InputError(f"There is no checkpoint in {manager.directory}.")
+    try:
+        return manager.restore(step, args=args)
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"The checkpoint of step {step} in {manager.directory} cannot be used: {reason}"
+        ) from error

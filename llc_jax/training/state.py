@@ -8,6 +8,7 @@ epoch: figures of the epoch under way, so that a run that was stopped logs what
   codebook is learnt, its packed `codes` at the epoch's start
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -47,6 +48,16 @@ def create(
         "epoch": {"sums": {name: jnp.zeros(()) for name in figures}},
     }
     return begin_epoch(state)
+
+
+def create_on(sharding: jax.sharding.Sharding, create: Callable[[], State]) -> State:
+    """Runs `create` in one compiled call, its result sharded.
+
+    Drawing the weights of many layers is little work but much code: on a CPU it is
+    compiled in a quarter of the time without optimisation.
+    """
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(create, out_shardings=sharding, compiler_options=quick)()
 
 
 def begin_epoch(state: State) -> State:

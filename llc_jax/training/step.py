@@ -1,6 +1,6 @@
 """The train step: pure, jitted, donated and sharded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,10 @@ Augment = Callable[[jax.Array, jax.Array], jax.Array]
 Step = Callable[[State, dict[str, jax.Array], jax.Array | None], tuple[State, dict]]
 
 
-def make_mesh() -> Mesh:
-    """Returns all devices of all processes along one axis, `data`."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns devices, by default all of all processes, along one axis, `data`."""
+    count = jax.device_count() if devices is None else len(devices)
+    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -56,11 +56,11 @@ def test_residual_network_starts_shallow():
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
-    net = build("resnet8_small", dtype=jnp.bfloat16)
-    params, stats = net.init(jax.random.key(0))
+    net = build("resnet8_small", dtype=jnp.bfloat16, width=4)
+    params, stats = jax.jit(net.init)(jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves((params, stats))} == {jnp.dtype("float32")}
     images = jax.random.randint(jax.random.key(1), (8, 16, 16, 3), 0, 256).astype(jnp.uint8)
-    output, new_stats = net.train(params, stats, images)
+    output, new_stats = jax.jit(net.train)(params, stats, images)
     assert output.class_logits.dtype == output.code_logits.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(new_stats)} == {jnp.dtype("float32")}
     text = str(jax.make_jaxpr(net.evaluate)(params, stats, images))
@@ -89,23 +89,23 @@ def test_other_heads():
 
 def test_training_and_evaluation_differ_in_the_statistics():
     net = build()
-    params, stats = net.init(jax.random.key(0))
+    params, stats = jax.jit(net.init)(jax.random.key(0))
     images = jax.random.randint(jax.random.key(1), (16, 8, 8, 3), 0, 256).astype(jnp.uint8)
-    output, after = net.train(params, stats, images)
+    output, after = jax.jit(net.train)(params, stats, images)
     assert jax.tree.structure(after) == jax.tree.structure(stats)
     assert any(
         (a != b).any() for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(stats), strict=True)
     )
-    alone = net.evaluate(params, stats, images[:1]).code_logits
-    np.testing.assert_allclose(
-        net.evaluate(params, stats, images).code_logits[:1], alone, rtol=1e-4, atol=1e-5
-    )
+    evaluate = jax.jit(net.evaluate)
+    alone = evaluate(params, stats, images[:1]).code_logits
+    together = evaluate(params, stats, images).code_logits[:1]
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
     assert np.abs(output.code_logits[:1] - alone).max() > 1e-3
 
 
 def test_images_must_be_uint8_rgb():
     net = build()
-    params, stats = net.init(jax.random.key(0))
+    params, stats = jax.eval_shape(net.init, jax.random.key(0))
     with pytest.raises(TypeError, match="Images are uint8"):
         net.evaluate(params, stats, jnp.zeros((2, 8, 8, 3)))
     with pytest.raises(TypeError, match="Images are uint8"):

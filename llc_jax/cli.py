@@ -1,0 +1,95 @@
+"""The command `llc`: uses a trained model."""
+
+import argparse
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+from llc_jax.codes import packing
+from llc_jax.data.sources import Folder
+from llc_jax.errors import InputError
+from llc_jax.files import atomic_write
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="llc", description="Uses a trained llc_jax model.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    encode = commands.add_parser("encode", help="write the codes of images to a file")
+    encode.add_argument("--out", required=True, type=pathlib.Path, help="the .npz file to write")
+    encode.set_defaults(command=_encode)
+
+    classify = commands.add_parser("classify", help="tell the classes of images")
+    classify.add_argument("--decoder", default="mhd", help="mhd (the default) or ed")
+    classify.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    classify.set_defaults(command=_classify)
+
+    for command in (encode, classify):
+        command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders")
+        command.add_argument("--run", required=True, help="workdir of a finished run")
+    return parser
+
+
+def _encode(options: argparse.Namespace) -> None:
+    if options.out.suffix != ".npz":
+        raise InputError(f"--out is an .npz file, not {options.out}.")
+    paths = _expand(options.images)
+    model = _load(options.run)
+    codes = packing.to_little_endian(model.encode(paths))
+    with atomic_write(options.out) as temporary:
+        np.savez(temporary, codes=codes, num_bits=model.num_bits, paths=np.array(paths, np.str_))
+    print(f"{len(paths)} codes of {model.num_bits} bits: {options.out}")
+
+
+def _classify(options: argparse.Namespace) -> None:
+    paths = _expand(options.images)
+    model = _load(options.run)
+    labels, distances = model.classify(paths, options.decoder)
+    names = [*model.codebook.class_names, None]  # -1, rejected, is the last.
+    found = [
+        {"image": path, "label": int(label), "class": names[label], "distance": int(distance)}
+        for path, label, distance in zip(paths, labels, distances, strict=True)
+    ]
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    width = max(len(path) for path in paths)
+    print(f"{'image':<{width}}  distance  class")
+    for row in found:
+        print(f"{row['image']:<{width}}  {row['distance']:>8}  {row['class'] or '(none)'}")
+
+
+def _load(path: str):
+    from llc_jax.inference import load  # Takes seconds: not for --help and mistyped names.
+
+    return load(path)
+
+
+def _expand(given: list[str]) -> list[str]:
+    """Replaces folders by the images in them."""
+    paths = []
+    for name in given:
+        path = pathlib.Path(name)
+        if path.is_dir():
+            inside = Folder(path).files()
+            if not inside:
+                raise InputError(f"There are no images in the folder {path}.")
+            paths += [str(path / file) for file in inside]
+        elif path.exists():
+            paths.append(name)
+        else:
+            raise InputError(f"There is no image {name}.")
+    return paths

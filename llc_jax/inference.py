@@ -1,0 +1,166 @@
+"""A trained model: images -> codes -> classes."""
+
+import concurrent.futures
+import functools
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from llc_jax import run, stages
+from llc_jax.codes import decoders, packing
+from llc_jax.codes.codebook import Codebook
+from llc_jax.config import RunConfig
+from llc_jax.data.transforms import Crop
+from llc_jax.errors import InputError
+from llc_jax.models.network import Tree
+from llc_jax.training import step as steps
+
+# Images that the network takes at once, at most.
+_BATCH = 256
+
+
+class Model:
+    """An encoder and its codebook. Made by `load`.
+
+    Attributes:
+      codebook: the class codes, with the names of the classes.
+    """
+
+    def __init__(
+        self, config: RunConfig, head: dict, codebook: Codebook, weights_from: os.PathLike
+    ):
+        mesh = steps.make_mesh()
+        whole, rows = steps.replicated(mesh), steps.split_by_rows(mesh)
+        network = stages.build_network(config, head, codebook.num_classes)
+        weights = stages.load_weights(weights_from, network, whole)
+        self.codebook = codebook
+        self._devices = mesh.size
+        self._crop = Crop(
+            run.input_size(config), config.data.crop_fraction, config.data.exif_orientation
+        )
+
+        def code_logits(weights: Tree, images: jax.Array) -> jax.Array:
+            return network.evaluate(weights["params"], weights["batch_stats"], images).code_logits
+
+        compiled = jax.jit(code_logits, in_shardings=(whole, rows), out_shardings=rows)
+        self._code_logits = functools.partial(compiled, weights)
+
+    @property
+    def num_bits(self) -> int:
+        """k, the bits of a code."""
+        return self.codebook.num_bits
+
+    def code_logits(self, images: np.ndarray | Sequence[str | os.PathLike]) -> np.ndarray:
+        """Computes f = F(x) P, whose signs are the codes.
+
+        Args:
+          images: uint8[N, H, W, 3], RGB; or N paths of image files. Images of another
+            size than the network's are resized and cropped as in its evaluation.
+
+        Returns:
+          float32[N, k].
+
+        Raises:
+          InputError: if an image is of another form, missing or damaged.
+        """
+        _check_images(images)
+        logits = [np.zeros((0, self.num_bits), np.float32)]
+        for pixels in self._prepare(images):
+            count = len(pixels)
+            padding = _padded(count, self._devices) - count
+            pixels = np.pad(pixels, ((0, padding), (0, 0), (0, 0), (0, 0)))
+            logits.append(np.asarray(self._code_logits(pixels))[:count])
+        return np.concatenate(logits)
+
+    def encode(self, images: np.ndarray | Sequence[str | os.PathLike]) -> np.ndarray:
+        """Computes instance codes.
+
+        Args:
+          images: as in `code_logits`.
+
+        Returns:
+          uint32[N, ceil(k / 32)], packed; see `llc_jax.unpack`.
+        """
+        return np.asarray(packing.pack(self.code_logits(images)))
+
+    def classify(
+        self, images: np.ndarray | Sequence[str | os.PathLike], decoder: str = "mhd"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Classifies images by their codes.
+
+        Args:
+          images: as in `code_logits`.
+          decoder: a name in `llc_jax.decoders`: "mhd" or "ed".
+
+        Returns:
+          Labels int32[N], indices into `codebook.class_names` and -1 where the decoder
+          rejects; and distances int32[N] to the nearest class code, in bits.
+        """
+        decode = decoders.make(decoder, self.codebook)
+        labels, distances = decode(self.code_logits(images))
+        return np.asarray(labels), np.asarray(distances)
+
+    def _prepare(self, images) -> Iterator[np.ndarray]:
+        """Yields uint8[b, size, size, 3], at most _BATCH images each."""
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            for start in range(0, len(images), _BATCH):
+                yield np.stack(list(pool.map(self._read, images[start : start + _BATCH])))
+
+    def _read(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
+        if isinstance(image, np.ndarray):
+            return self._crop(image, "")
+        path = pathlib.Path(image)
+        try:
+            return self._crop(path.read_bytes(), str(path))
+        except OSError as error:
+            raise InputError(f"Cannot read the image {path}: {error.strerror}.") from error
+
+
+def load(path: str | os.PathLike) -> Model:
+    """Loads a trained model.
+
+    Args:
+      path: a run's workdir, for its last stage; or a stage's folder in it.
+
+    Raises:
+      InputError: if there is no such run, it is not finished, or it has no codes.
+    """
+    path = pathlib.Path(path).expanduser().absolute()
+    if not path.is_dir():
+        raise InputError(f"There is no run at {path}.")
+    is_stage = not (path / run.CONFIG_FILE).exists() and (path.parent / run.CONFIG_FILE).exists()
+    workdir = path.parent if is_stage else path
+    config = run.read_config(workdir)
+    stage = path.name if is_stage else list(config.stages)[-1]
+    if not (workdir / stage / run.RESULTS_FILE).exists():
+        raise InputError(
+            f"The stage {stage!r} of {workdir} is not finished: the command that started the run "
+            "continues it."
+        )
+    head = config.stages[stage].head
+    if head["name"] == "linear":
+        raise InputError(
+            f"The stage {stage!r} of {workdir} is a linear classifier: it has no codes."
+        )
+    codebook = Codebook.load(workdir / run.CODEBOOK_FILE)
+    return Model(config, head, codebook, stages.checkpoint_directory(workdir, stage))
+
+
+def _check_images(images) -> None:
+    if isinstance(images, np.ndarray):
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+            raise InputError(
+                f"Images are uint8[N, H, W, 3] or paths, not {images.dtype}{list(images.shape)}."
+            )
+    elif isinstance(images, str | os.PathLike):
+        raise InputError(f"Give a list of paths, not the single path {images}.")
+
+
+def _padded(count: int, devices: int) -> int:
+    """Returns the batch size for `count` images: few different ones, so few compilations."""
+    sizes = (devices * 2**power for power in itertools.count())
+    return next(size for size in sizes if size >= count)

@@ -1,0 +1,132 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from llc_jax.codes import packing
+from llc_jax.data.augment import pad_crop_flip
+from llc_jax.models import registry
+from llc_jax.training import objectives, optimizer
+from llc_jax.training import state as states
+from llc_jax.training import step as steps
+
+HEADS = {"softmax": "linear", "codebook": "codebook", "instance": "code"}
+
+
+@functools.cache
+def build(objective="codebook", model="cnn"):
+    network = registry.build(
+        {"name": model, "dtype": "float32", "width": 2},
+        {"name": HEADS[objective]},
+        num_classes=10,
+        num_bits=8,
+    )
+    sgd = optimizer.sgd(
+        optax.constant_schedule(0.1),
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=5e-4,
+        codebook_rate=10.0,
+    )
+    spec = objectives.OBJECTIVES[objective]
+    create = functools.partial(states.create, network, sgd, spec.figures)
+
+    def initial(seed=0, devices=1):
+        mesh = steps.make_mesh(jax.devices()[:devices])
+        key = jax.random.key(seed)
+        return states.create_on(steps.replicated(mesh), functools.partial(create, key))
+
+    augment = functools.partial(pad_crop_flip, pad=2, flip=True)
+    return initial, steps.make_step(network, spec.function, sgd, augment)
+
+
+def batches(count, size=16):
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        yield {
+            "image": rng.integers(0, 256, (size, 8, 8, 3), np.uint8),
+            "label": rng.integers(10, size=size).astype(np.int32),
+            "mask": np.ones(size, bool),
+        }
+
+
+def train(objective, devices, count=20):
+    mesh = steps.make_mesh(jax.devices()[:devices])
+    initial, step = build(objective)
+    compiled, state = steps.compile_step(step, mesh), initial(devices=devices)
+    codes = None
+    if objective == "instance":
+        signs = np.random.default_rng(1).choice([-1, 1], size=(10, 8))
+        codes = jax.device_put(packing.pack(signs), steps.replicated(mesh))
+    losses = []
+    for batch in batches(count):
+        batch = jax.device_put(batch, steps.split_by_rows(mesh))
+        state, figures = compiled(state, batch, codes)
+        losses.append(float(figures["loss"]))
+    return jax.device_get(state), losses
+
+
+def test_one_device_and_eight_agree_in_both_phases():
+    for objective in ("codebook", "instance"):
+        one, losses_of_one = train(objective, 1)
+        eight, losses_of_eight = train(objective, 8)
+        np.testing.assert_allclose(losses_of_eight, losses_of_one, rtol=1e-5, atol=1e-5)
+        for name in ("params", "batch_stats"):
+            jax.tree.map(
+                functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4),
+                eight[name],
+                one[name],
+            )
+
+
+def test_the_state_is_a_plain_tree_under_named_keys():
+    state, _ = train("codebook", 8, count=3)
+    assert set(state) == {"params", "batch_stats", "opt_state", "step", "rng", "epoch"}
+    assert state["step"] == state["epoch"]["steps"] == 3
+    assert set(state["epoch"]["sums"]) == {"loss", "accuracy", "logit_scale"}
+    assert state["epoch"]["codes"].dtype == np.uint32
+    floats = [leaf for leaf in jax.tree.leaves(state) if leaf.dtype.kind == "f"]
+    assert {leaf.dtype for leaf in floats} == {np.dtype("float32")}
+
+
+def test_epoch_sums_are_the_losses_and_start_anew():
+    state, losses = train("codebook", 1, count=5)
+    np.testing.assert_allclose(state["epoch"]["sums"]["loss"], sum(losses), rtol=1e-6)
+    fresh = states.begin_epoch(state)
+    assert fresh["epoch"]["steps"] == 0
+    assert fresh["epoch"]["sums"]["loss"] == 0
+    latent = state["params"]["head"]["latent"]
+    np.testing.assert_array_equal(fresh["epoch"]["codes"], packing.pack(latent))
+
+
+def test_augmentation_depends_on_the_step_alone():
+    initial, step = build()
+    step, state, batch = jax.jit(step), initial(), next(batches(1))
+    first = step(state, batch, None)[1]["loss"]
+    assert first == step(state, batch, None)[1]["loss"]
+    assert first != step(state | {"step": jnp.int32(1)}, batch, None)[1]["loss"]
+
+
+def test_masked_examples_do_not_count():
+    initial, step = build("softmax")
+    step, state, batch = jax.jit(step), initial(), next(batches(1))
+    batch["mask"][8:] = False
+    changed = batch | {"label": np.where(batch["mask"], batch["label"], 0).astype(np.int32)}
+    assert step(state, batch, None)[1] == step(state, changed, None)[1]
+
+
+def test_the_state_is_donated():
+    mesh = steps.make_mesh(jax.devices()[:1])
+    initial, step = build()
+    state = initial()
+    steps.compile_step(step, mesh)(state, next(batches(1)), None)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state["params"]))
+
+
+def test_the_codebook_learns():
+    state, losses = train("codebook", 1, count=40)
+    assert losses[-1] < losses[0]
+    before = build()[0]()["params"]["head"]["latent"]
+    assert ((state["params"]["head"]["latent"] >= 0) != (np.asarray(before) >= 0)).any()
