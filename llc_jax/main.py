@@ -59,8 +59,11 @@ def _parse_flags(arguments: list[str]) -> list[str]:
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, _, value = argument.lstrip("-").partition("=")
         if name == "config":
+            file = _path(value or following)
+            if not file.is_file():
+                _exit(2, f"error: There is no config file {file}.")
             # A config can import its neighbours, as a script can.
-            sys.path.insert(0, str(_path(value or following).resolve().parent))
+            sys.path.insert(0, str(file.resolve().parent))
     try:
         return flags.FLAGS(arguments)
     except (flags.Error, OSError) as error:

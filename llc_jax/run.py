@@ -18,7 +18,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from llc_jax import stages
+from llc_jax.codes import packing
 from llc_jax.config import RunConfig, parse
+from llc_jax.data import pipeline
 from llc_jax.data.dataset import open_dataset
 from llc_jax.errors import InputError
 from llc_jax.files import write_json
@@ -94,8 +96,16 @@ def input_size(config: RunConfig) -> int:
 
 def _set_up(config: RunConfig, workdir: pathlib.Path, mesh: Mesh, log: RunLog) -> Setting:
     """Opens the data and checks what can be checked before the first step."""
+    packing.num_words(config.num_bits)
+    pipeline.Slice.of(steps.split_by_rows(mesh), config.batch_size)
     options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
     data = open_dataset(**options, seed=config.seed)
+    size = len(data.train.labels)
+    if config.batch_size > size:
+        raise InputError(
+            f"A batch of {config.batch_size} is larger than the {size} training images: "
+            "choose a smaller batch_size."
+        )
     setting = Setting(config, workdir, data, mesh)
     for name in config.stages:
         stages.check_stage(setting, name)

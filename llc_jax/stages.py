@@ -88,6 +88,7 @@ def check_stage(setting: Setting, name: str) -> None:
             f"{where}.head.name is {objective.head!r} for the objective {objective_name!r}, "
             f"not {head_name!r}."
         )
+    choose(stage.optimizer.schedule, optimizer.SCHEDULES, f"{where}.optimizer.schedule")
     setting.network(name)
     if objective.fixed_codebook and not stage.codebook:
         raise InputError(f"{where}.codebook is {LEARNT!r} or a file, not empty.")
@@ -135,14 +136,17 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
     step = steps.make_step(network, _objective(stage), sgd, data.augment)
     fixed_codes = codebook is not None and objective.fixed_codebook
 
+    begin_epoch = jax.jit(states.begin_epoch, out_shardings=setting.whole)
+
     def initial() -> State:
         state = states.create_on(setting.whole, create)
-        return _warm_start(setting, state, stage.init_from, codebook)
+        return begin_epoch(_warm_start(setting, state, stage.init_from, codebook))
 
     return Stage(
         name=name,
         timetable=timetable,
         step=steps.compile_step(step, mesh),
+        begin_epoch=begin_epoch,
         initial=initial,
         abstract=_with_sharding(jax.eval_shape(create), setting.whole),
         images=data.train,
@@ -226,4 +230,4 @@ def _warm_start(setting: Setting, state: State, init_from: str, codebook: Codebo
         latent = jax.device_put(codebook.latent, setting.whole)
         head = state["params"]["head"] | {"latent": latent}
         state = state | {"params": state["params"] | {"head": head}}
-    return states.begin_epoch(state)
+    return state

@@ -208,18 +208,8 @@ class _Load:
 
 
 def train_batches(images: Images, part: Slice, steps: range, seed: int) -> Iterator[Batch]:
-    """Yields the shuffled batches of some steps.
-
-    Raises:
-      InputError: if a batch is larger than the set.
-    """
-    size = len(images.labels)
-    if part.batch_size > size:
-        raise InputError(
-            f"A batch of {part.batch_size} is larger than the {size} training images: "
-            "choose a smaller batch_size."
-        )
-    return images.batches(Shuffled(size, seed), part, steps)
+    """Yields the shuffled batches of some steps."""
+    return images.batches(Shuffled(len(images.labels), seed), part, steps)
 
 
 def eval_batches(images: Images, part: Slice) -> Iterator[Batch]:

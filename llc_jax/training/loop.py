@@ -14,7 +14,6 @@ import numpy as np
 
 from llc_jax.codes.codebook import Codebook
 from llc_jax.data import pipeline
-from llc_jax.training import state as states
 from llc_jax.training.checkpoint import Checkpoints
 from llc_jax.training.logging import RunLog, StageLog
 from llc_jax.training.preemption import Stopped, StopRequest
@@ -66,6 +65,7 @@ class Stage:
       name: of the stage.
       timetable: its steps and epochs.
       step: the compiled train step.
+      begin_epoch: starts the state's figures of an epoch anew, compiled.
       initial: makes the state before the first step.
       abstract: that state's tree of shapes and shardings.
       images: the training images.
@@ -80,6 +80,7 @@ class Stage:
     name: str
     timetable: Timetable
     step: Step
+    begin_epoch: Callable[[State], State]
     initial: Callable[[], State]
     abstract: State
     images: pipeline.Images
@@ -163,7 +164,7 @@ def _end_epoch(stage, state, step, epoch, log: StageLog, images_per_second) -> S
     if every and epoch % every == 0 and step < stage.timetable.num_steps:
         values |= stage.evaluate(state)
     log.write(step, values)
-    return states.begin_epoch(state)
+    return stage.begin_epoch(state)
 
 
 def _codebook_figures(codes_before: np.ndarray, latent: jax.Array) -> dict[str, float]:

@@ -4,6 +4,20 @@ import jax
 import optax
 
 
+def cosine(learning_rate: float, num_steps: int) -> optax.Schedule:
+    """Falls from the learning rate to 0 at the last step, as half a cosine."""
+    return optax.cosine_decay_schedule(learning_rate, max(1, num_steps))
+
+
+def constant(learning_rate: float, num_steps: int) -> optax.Schedule:
+    """Stays at the learning rate."""
+    del num_steps
+    return optax.constant_schedule(learning_rate)
+
+
+SCHEDULES = {"constant": constant, "cosine": cosine}
+
+
 def schedule(
     learning_rate: float, *, kind: str, num_steps: int, warmup_steps: int
 ) -> optax.Schedule:
@@ -11,18 +25,15 @@ def schedule(
 
     Args:
       learning_rate: the highest.
-      kind: "cosine" (to 0 at the last step) or "constant".
+      kind: a name in SCHEDULES, for what follows the warm-up.
       num_steps: steps of the whole stage.
       warmup_steps: steps of linear rise at the start, at most `num_steps`.
     """
     warmup_steps = min(warmup_steps, num_steps)
-    rise = optax.linear_schedule(
-        learning_rate / max(1, warmup_steps), learning_rate, max(1, warmup_steps - 1)
-    )
-    if kind == "cosine":
-        rest = optax.cosine_decay_schedule(learning_rate, max(1, num_steps - warmup_steps))
-    else:
-        rest = optax.constant_schedule(learning_rate)
+    rest = SCHEDULES[kind](learning_rate, num_steps - warmup_steps)
+    if not warmup_steps:
+        return rest
+    rise = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, warmup_steps - 1)
     return optax.join_schedules([rise, rest], [warmup_steps])
 
 

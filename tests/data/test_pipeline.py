@@ -122,11 +122,6 @@ def test_on_devices_keeps_order_and_shards():
     assert device[0]["image"].sharding == sharding
 
 
-def test_a_batch_larger_than_the_set_is_an_error():
-    with pytest.raises(InputError, match="batch of 51 is larger than the 50 training images"):
-        pipeline.train_batches(in_memory(), whole(51), range(1), seed=0)
-
-
 def test_a_damaged_image_is_named():
     images = pipeline.Streamed(source(Broken), transforms.Crop(8))
     with pytest.raises(InputError, match="image 7 "):

@@ -1,0 +1,110 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llc_jax.codes import packing
+from llc_jax.data import pipeline
+from llc_jax.evaluation.classification import Classification
+from llc_jax.models.heads import Output
+from llc_jax.training import step as steps
+
+
+def oracle(f, codes, labels):
+    """Every figure for one example at a time, in plain Python."""
+    rows = []
+    for logits, label in zip(f, labels, strict=True):
+        g = np.where(logits >= 0, 1, -1)
+        distances = [int((g != code).sum()) for code in codes]
+        bucket = [c for c, d in enumerate(distances) if d == 0]
+        nearest = [c for c, d in enumerate(distances) if d == min(distances)]
+        scores = codes @ logits
+        rows.append(
+            {
+                "ed_official": float(label in bucket),
+                "ed": 1 / len(bucket) if label in bucket else 0.0,
+                "mhd": 1 / len(nearest) if label in nearest else 0.0,
+                "mhd_first": float(nearest[0] == label),
+                "soft": float(scores.argmax() == label),
+                "soft_top5": float(label in np.argsort(-scores, kind="stable")[:5]),
+                "bits_right": len(g) - distances[label],
+            }
+        )
+    return {name: np.mean([row[name] for row in rows]) for name in rows[0]}
+
+
+def evaluate(f, labels, encode, class_codes, devices=8, batch_size=16):
+    """Runs the evaluation over examples that carry their index as their image."""
+    mesh = steps.make_mesh(jax.devices()[:devices])
+    rows = steps.split_by_rows(mesh)
+    index = np.arange(len(f))
+    images = np.stack([index % 256, index // 256, 0 * index], -1).astype(np.uint8)
+    images = pipeline.InMemory(images[:, None, None, :], labels)
+    part = pipeline.Slice.of(rows, batch_size)
+    batches = pipeline.on_devices(pipeline.eval_batches(images, part), rows)
+    return Classification(encode, class_codes).run(batches)
+
+
+def lookup(table, images):
+    return table[images[:, 0, 0, 0].astype(jnp.int32) + 256 * images[:, 0, 0, 1].astype(jnp.int32)]
+
+
+@pytest.mark.parametrize("num_bits", [1, 3, 8, 20, 33])
+@pytest.mark.parametrize("collisions", [False, True])
+def test_code_figures_equal_the_oracle(num_bits, collisions):
+    rng = np.random.default_rng(num_bits)
+    classes, examples = 12, 301
+    codes = rng.choice([-1, 1], size=(classes, num_bits))
+    if collisions:
+        codes[6:] = codes[:6]
+    labels = rng.integers(classes, size=examples).astype(np.int32)
+    f = (codes[labels] + rng.normal(scale=1.2, size=(examples, num_bits))).astype(np.float32)
+    table = jnp.asarray(f)
+    found = evaluate(f, labels, lambda x: Output(lookup(table, x), None), packing.pack(codes))
+    expected = oracle(f, codes, labels)
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_every_example_counts_once_on_any_mesh():
+    rng = np.random.default_rng(0)
+    codes = rng.choice([-1, 1], size=(10, 8))
+    labels = rng.integers(10, size=333).astype(np.int32)
+    f = (codes[labels] + rng.normal(size=(333, 8))).astype(np.float32)
+    table = jnp.asarray(f)
+    found = [
+        evaluate(
+            f, labels, lambda x: Output(lookup(table, x), None), packing.pack(codes), devices, size
+        )
+        for devices, size in [(1, 7), (1, 333), (2, 16), (8, 64), (8, 400)]
+    ]
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], abs=1e-7)
+
+
+def test_unique_codes_make_both_readings_of_ed_agree():
+    codes = np.array([[1, 1, 1], [1, 1, -1], [-1, 1, 1], [-1, -1, -1]])
+    labels = np.array([0, 1, 2, 3, 0, 1, 2, 3], np.int32)
+    f = codes[[0, 1, 2, 3, 1, 0, 3, 2]].astype(np.float32)
+    table = jnp.asarray(f)
+    found = evaluate(
+        f, labels, lambda x: Output(lookup(table, x), None), packing.pack(codes), batch_size=8
+    )
+    assert found["ed"] == found["ed_official"] == found["mhd"] == 0.5
+    assert "soft_top5" not in found
+
+
+def test_class_logits():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(100, 7)).astype(np.float32)
+    labels = rng.integers(7, size=100).astype(np.int32)
+    table = jnp.asarray(logits)
+    found = evaluate(logits, labels, lambda x: Output(None, lookup(table, x)), None)
+    order = np.argsort(-logits, axis=1)
+    assert found == pytest.approx(
+        {
+            "class_logits": (order[:, 0] == labels).mean(),
+            "class_logits_top5": (order[:, :5] == labels[:, None]).any(1).mean(),
+        }
+    )

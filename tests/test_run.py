@@ -1,0 +1,258 @@
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from llc_jax.codes.codebook import Codebook
+from llc_jax.errors import InputError
+from llc_jax.run import run
+from llc_jax.training import logging
+from llc_jax.training.loop import Diverged
+from llc_jax.training.preemption import Stopped
+from tests import tiny
+
+STAGES = ["linear", "codebook", "instance"]
+RESULTS = {
+    *("codebook/unique", "codebook/min_distance"),
+    *(f"classification/{name}" for name in ("class_code", "linear", "ed", "ed_official")),
+    *(f"classification/{name}" for name in ("mhd", "mhd_first", "soft", "bits_right")),
+}
+
+
+def tree(**changes):
+    """The tiny config's tree, with `a__b=value` for `a.b`."""
+    config = tiny.get_config().to_dict()
+    for path, value in changes.items():
+        *parents, key = path.split("__")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        node[key] = value
+    return config
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The workdir of a run that nothing stopped, on eight devices, and its step losses."""
+    workdir = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as patch:
+        losses = record_losses(patch)
+        run(tree(), workdir)
+    return workdir, losses
+
+
+def record_losses(patch, stop_at=None):
+    """Records each step's loss; sends SIGTERM once so many steps were taken in all."""
+    losses = []
+
+    def note(step, loss, images_per_second):
+        losses.append((step, loss))
+        if len(losses) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    patch.setattr(logging, "_no_bar", note)
+    return losses
+
+
+def weights(workdir, stage):
+    """The arrays of a stage's final state, by path."""
+    steps = [int(p.name) for p in (workdir / stage / "checkpoints").iterdir() if p.name.isdigit()]
+    path = workdir / stage / "checkpoints" / str(max(steps)) / "default"
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        shapes = checkpointer.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        state = checkpointer.restore(path, restore_args=as_numpy)
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(key): np.asarray(value) for key, value in leaves}
+
+
+def records(workdir):
+    """The metrics of a run, less what a clock wrote."""
+    found = logging.read_metrics(workdir)
+    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in found]
+
+
+def assert_same_weights(workdir, other, **tolerance):
+    for stage in STAGES:
+        mine, theirs = weights(workdir, stage), weights(other, stage)
+        assert mine.keys() == theirs.keys()
+        for key, value in mine.items():
+            np.testing.assert_allclose(value, theirs[key], err_msg=key, **tolerance)
+
+
+def test_leaves_a_whole_workdir(unbroken):
+    workdir, _ = unbroken
+    for name in ("config.json", "codebook.npz", "metrics.jsonl", "results.json", "tensorboard"):
+        assert (workdir / name).exists()
+    results = json.loads((workdir / "results.json").read_text())
+    assert set(results) >= RESULTS
+    assert results["codebook/unique"] == Codebook.load(workdir / "codebook.npz").num_unique
+    assert results["classification/linear"] > 0.5
+    assert 0 <= results["classification/ed"] <= results["classification/mhd"] <= 1
+    assert not list(workdir.rglob(".*"))
+
+
+def test_logs_every_epoch(unbroken):
+    found = records(unbroken[0])
+    assert [(record["stage"], record["epoch"]) for record in found] == [
+        *(("linear", epoch) for epoch in (1, 2)),
+        *(("codebook", epoch) for epoch in (1, 2, 3)),
+        *(("instance", epoch) for epoch in (1, 2)),
+    ]
+    assert found[0].keys() >= {"loss", "accuracy", "learning_rate", "step"}
+    assert found[2].keys() >= {"logit_scale", "flipped_bits", "unique_codes", "min_distance"}
+    assert found[5].keys() >= {"loss", "bits_right"}
+    for epochs in (found[:2], found[2:5], found[5:]):
+        assert epochs[-1]["loss"] < epochs[0]["loss"]
+
+
+def test_a_finished_run_says_so(unbroken, capsys):
+    workdir, _ = unbroken
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    results = run(tree(data__workers=3), workdir)
+    assert results == json.loads((workdir / "results.json").read_text())
+    assert "This run is finished" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+# 14 steps an epoch: the run stops in each stage, within an epoch and at its end.
+@pytest.mark.parametrize("stops", [[5, 14, 30, 3], [60]])
+def test_stopped_and_continued_is_bit_identical(unbroken, tmp_path, monkeypatch, stops):
+    for stop in stops:
+        record_losses(monkeypatch, stop_at=stop)
+        with pytest.raises(Stopped, match="the same command continues"):
+            run(tree(), tmp_path)
+    record_losses(monkeypatch)
+    results = run(tree(), tmp_path)
+    assert_same_weights(tmp_path, unbroken[0], rtol=0, atol=0)
+    assert records(tmp_path) == records(unbroken[0])
+    assert results == json.loads((unbroken[0] / "results.json").read_text())
+
+
+def test_continues_on_other_devices(unbroken, tmp_path, monkeypatch):
+    _, expected = unbroken
+    found = []
+    for devices, stop in [(8, 20), (2, 30), (1, None)]:
+        losses = record_losses(monkeypatch, stop_at=stop)
+        if stop is None:
+            run(tree(), tmp_path, jax.devices()[:devices])
+        else:
+            with pytest.raises(Stopped):
+                run(tree(), tmp_path, jax.devices()[:devices])
+        found += losses
+    # The last loss before a stop is not read; all others are there, in order.
+    by_step = iter(expected)
+    for step, loss in found:
+        matching = next(value for at, value in by_step if at == step)
+        assert loss == pytest.approx(matching, abs=1e-5)
+    assert len(found) >= len(expected) - 2
+
+
+def test_a_checkpoint_within_the_epoch_does_not_change_the_result(unbroken, tmp_path):
+    run(tree(checkpoint__steps=5, checkpoint__keep=4), tmp_path)
+    assert_same_weights(tmp_path, unbroken[0], rtol=0, atol=0)
+    kept = sorted(int(p.name) for p in (tmp_path / "linear" / "checkpoints").iterdir())
+    assert kept == [15, 20, 25, 28]
+
+
+def test_a_stage_that_was_not_evaluated_is_evaluated(unbroken, tmp_path):
+    shutil.copytree(unbroken[0], tmp_path / "run")
+    for name in ("results.json", "instance/results.json"):
+        (tmp_path / "run" / name).unlink()
+    assert run(tree(), tmp_path / "run") == json.loads((unbroken[0] / "results.json").read_text())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    changed = tree(stages__codebook__optimizer__learning_rate=1e30)
+    with pytest.raises(Diverged, match=r"Stage codebook .* at step [23] .*Lower the"):
+        run(changed, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+    assert not list((tmp_path / "codebook" / "checkpoints").glob("*"))
+    with pytest.raises(Diverged, match="No checkpoint was made yet"):
+        run(changed, tmp_path)
+
+
+def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
+    shutil.copytree(unbroken[0] / "linear", tmp_path / "linear")
+    shutil.rmtree(tmp_path / "linear" / "checkpoints" / "28")
+    (tmp_path / "linear" / "results.json").unlink()
+    with pytest.raises(Diverged, match="The checkpoint of step 14 is kept"):
+        run(tree(stages__linear__optimizer__learning_rate=1e30), tmp_path)
+    assert [p.name for p in (tmp_path / "linear" / "checkpoints").iterdir()] == ["14"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 60}, "batch of 60 cannot be divided among 8 devices"),
+        ({"batch_size": 2000}, "batch of 2000 is larger than the 89[89] training images"),
+        ({"batch_size": 0}, "config.batch_size is at least 1, not 0"),
+        ({"num_bits": 1025}, "between 1 and 1024 bits, not 1025"),
+        ({"data__source": "/nowhere"}, "no data at /nowhere"),
+        ({"data__sauce": "x"}, "config.data has no key 'sauce'. Did you mean 'source'"),
+        ({"data__augment": {"pat": 1}}, "no option 'pat'. Did you mean 'pad'"),
+        ({"model__name": "resnet5"}, "config.model.name is one of .*Did you mean 'resnet50'"),
+        ({"model__widht": 3}, "backbone cnn has no option 'widht'. Did you mean 'width'"),
+        ({"model__dtype": "float16"}, "model.dtype is one of bfloat16, float32, not 'float16'"),
+        ({"stages__linear__epochs": 0}, "config.stages.linear.epochs is at least 1, not 0"),
+        ({"stages__linear__epochs": "two"}, "config.stages.linear.epochs is int, not 'two'"),
+        ({"stages__codebook__init_from": "liner"}, "init_from is one of .*Did you mean 'linear'"),
+        ({"stages__linear__init_from": "codebook"}, "init_from is one of scratch, not"),
+        ({"stages__linear__objective": {"name": "softmx"}}, "Did you mean 'softmax'"),
+        ({"stages__linear__objective__smoothing": 1.0}, "softmax has no option 'smoothing'"),
+        ({"stages__linear__head": {"name": "code"}}, "head.name is 'linear' for the objective"),
+        ({"stages__instance__codebook": ""}, "codebook is 'learnt' or a file, not empty"),
+        ({"stages__instance__codebook": "x.npz"}, "no codebook at x.npz"),
+        ({"stages__linear__codebook": "learnt"}, "no earlier stage learns one"),
+        ({"stages__linear__optimizer__schedule": "cosin"}, "Did you mean 'cosine'"),
+        ({"stages": {}}, "config.stages is empty"),
+    ],
+)
+def test_a_wrong_config_fails_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        run(tree(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_config_in_the_workdir_is_an_error(unbroken):
+    changed = tree(seed=3, stages__linear__epochs=9)
+    with pytest.raises(InputError, match=r"seed is 0 there and 3 here; .*epochs is 2 there and 9"):
+        run(changed, unbroken[0])
+
+
+def test_a_codebook_file_must_fit(unbroken, tmp_path):
+    codebook = Codebook.load(unbroken[0] / "codebook.npz")
+    cases = {
+        "bits.npz": Codebook(codebook.latent[:, :6], codebook.class_names),
+        "classes.npz": Codebook(codebook.latent[:9], codebook.class_names[:9]),
+        "names.npz": Codebook(codebook.latent, tuple("abcdefghij")),
+    }
+    for name, case in cases.items():
+        case.save(tmp_path / name)
+        message = "are not those of the data" if name == "names.npz" else "the run has 10 classes"
+        with pytest.raises(InputError, match=message):
+            run(tree(stages__instance__codebook=str(tmp_path / name)), tmp_path / "run")
+
+
+def test_a_codebook_from_a_file(unbroken, tmp_path):
+    latent = Codebook.load(unbroken[0] / "codebook.npz").latent
+    np.save(tmp_path / "official.npy", latent)
+    changed = tree(stages__instance__codebook=str(tmp_path / "official.npy"))
+    changed["stages"] = {"instance": changed["stages"]["instance"] | {"init_from": "scratch"}}
+    results = run(changed, tmp_path / "run")
+    codebook = Codebook.load(tmp_path / "run" / "codebook.npz")
+    np.testing.assert_array_equal(codebook.latent, latent)
+    assert codebook.class_names == tuple("0123456789")
+    assert results["classification/bits_right"] > 4.5
+
+
+def test_evaluates_on_the_way(tmp_path):
+    run(tree(eval_epochs=1) | {"stages": {"linear": tree()["stages"]["linear"]}}, tmp_path)
+    found = records(tmp_path)
+    assert "class_logits" in found[0]
+    assert "class_logits" not in found[1]
