@@ -1,4 +1,4 @@
-"""What the configs share: every key with its usual value, in one place.
+"""What the configs share: every key with its usual value, and the shape of a stage.
 
 `get_config` of a config file starts from `base` and adds its stages. Any value can
 be overridden: --config.batch_size=512 --config.stages.linear.epochs=30.
@@ -8,7 +8,7 @@ from ml_collections import ConfigDict, config_dict
 
 
 def base() -> ConfigDict:
-    """Returns a config without data and stages."""
+    """Returns a config without stages, and with no data named."""
     config = ConfigDict()
     config.seed = 0
     config.num_bits = 20
@@ -27,32 +27,39 @@ def base() -> ConfigDict:
             "workers": 0,
         }
     )
-    # In the order in which they run.
-    config.stages = ConfigDict(sort_keys=False)
+    config.stages = ConfigDict(sort_keys=False)  # They run in the order given.
     config.checkpoint = ConfigDict({"keep": 2, "steps": 0})
     config.eval_epochs = 0
     return config
 
 
-def stage(objective: dict, head: dict, epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
-    """Returns a stage.
+def linear(epochs: int, optimizer: ConfigDict, **objective) -> ConfigDict:
+    """Returns the stage of the baseline: a linear classifier of the features."""
+    return _stage({"name": "softmax", **objective}, {"name": "linear"}, epochs, optimizer)
 
-    Args:
-      objective, head: `name`, and options.
-      epochs: passes over the training images.
-      optimizer: see `sgd`.
-      **more: `init_from` (an earlier stage) and `codebook` ("learnt", or a file).
-    """
-    return ConfigDict(
-        {
-            "objective": objective,
-            "head": head,
-            "epochs": epochs,
-            "init_from": more.pop("init_from", "scratch"),
-            "codebook": more.pop("codebook", ""),
-            "optimizer": optimizer,
-            **more,
-        }
+
+def codebook(
+    epochs: int, optimizer: ConfigDict, *, head: dict, init_from: str = "scratch", **objective
+) -> ConfigDict:
+    """Returns phase 1; `head` holds options of the codebook head."""
+    return _stage(
+        {"name": "codebook", **objective},
+        {"name": "codebook", **head},
+        epochs,
+        optimizer,
+        init_from=init_from,
+    )
+
+
+def instance(epochs: int, optimizer: ConfigDict) -> ConfigDict:
+    """Returns phase 2, from the stage `codebook` and the codebook that it learns."""
+    return _stage(
+        {"name": "instance"},
+        {"name": "code"},
+        epochs,
+        optimizer,
+        init_from="codebook",
+        codebook="learnt",
     )
 
 
@@ -67,6 +74,20 @@ def sgd(learning_rate: float, **more) -> ConfigDict:
             "nesterov": False,
             "weight_decay": 5e-4,
             "codebook_rate": 1.0,
+            **more,
+        }
+    )
+
+
+def _stage(objective: dict, head: dict, epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
+    return ConfigDict(
+        {
+            "objective": objective,
+            "head": head,
+            "epochs": epochs,
+            "init_from": "scratch",
+            "codebook": "",
+            "optimizer": optimizer,
             **more,
         }
     )

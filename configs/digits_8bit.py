@@ -17,23 +17,11 @@ def get_config() -> ConfigDict:
     config.data.holdout = 0.25
     config.data.in_memory = True
     config.data.augment = ConfigDict({"pad": 1, "flip": False})
-    scale = config.num_bits**-0.5
-    config.stages.linear = common.stage(
-        {"name": "softmax"}, {"name": "linear"}, 10, common.sgd(0.1, warmup_epochs=1.0)
-    )
-    config.stages.codebook = common.stage(
-        {"name": "codebook"},
-        {"name": "codebook", "logit_scale": scale},
+    config.stages.linear = common.linear(10, common.sgd(0.1, warmup_epochs=1.0))
+    config.stages.codebook = common.codebook(
         10,
         common.sgd(0.1, warmup_epochs=1.0, codebook_rate=10.0),
-        init_from="linear",
+        head={"logit_scale": config.num_bits**-0.5},
     )
-    config.stages.instance = common.stage(
-        {"name": "instance"},
-        {"name": "code"},
-        10,
-        common.sgd(0.1, warmup_epochs=1.0),
-        init_from="codebook",
-        codebook="learnt",
-    )
+    config.stages.instance = common.instance(10, common.sgd(0.1, warmup_epochs=1.0))
     return config.lock()

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Trains 8-bit codes of handwritten digits, on a fresh machine with Python 3.11 or newer.
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+exec .venv/bin/python -m llc_jax.main --config=configs/digits_8bit.py "$@"

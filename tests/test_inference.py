@@ -1,0 +1,167 @@
+import json
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+
+import llc_jax
+from llc_jax import cli
+from llc_jax.codes import packing
+from llc_jax.data.sources import load_digits
+from llc_jax.data.splits import split_by_chance
+from llc_jax.errors import InputError
+from llc_jax.run import run
+from tests.test_run import tree
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """The workdir of a finished run."""
+    workdir = tmp_path_factory.mktemp("run")
+    run(tree(), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def model(workdir):
+    """The model that it leaves."""
+    return llc_jax.load(workdir)
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    """The evaluation images of that run."""
+    return split_by_chance(load_digits(), 0.5, seed=0).evaluation
+
+
+@pytest.fixture
+def folder(tmp_path, evaluation):
+    """A few of them as files."""
+    for index in range(3):
+        image = np.ascontiguousarray(evaluation.images[index][..., ::-1])
+        cv2.imwrite(str(tmp_path / f"{index}.png"), image)
+    (tmp_path / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_classifies_as_the_run_was_evaluated(workdir, model, evaluation):
+    results = json.loads((workdir / "results.json").read_text())
+    labels, distances = model.classify(evaluation.images)
+    assert labels.dtype == distances.dtype == np.int32
+    accuracy = np.mean(labels == evaluation.labels)
+    assert accuracy == pytest.approx(results["classification/mhd_first"], abs=1e-6)
+    exact, distances_again = model.classify(evaluation.images, decoder="ed")
+    np.testing.assert_array_equal(distances, distances_again)
+    np.testing.assert_array_equal(exact == -1, distances > 0)
+    # Where codes collide, the first class answers for all of them.
+    accuracy = np.mean(exact == evaluation.labels)
+    assert accuracy <= results["classification/ed_official"] + 1e-6
+
+
+def test_codes_are_the_signs_of_the_logits(model, evaluation):
+    codes = model.encode(evaluation.images)
+    assert codes.dtype == np.uint32
+    assert codes.shape == (len(evaluation), 1)
+    logits = model.code_logits(evaluation.images)
+    np.testing.assert_array_equal(
+        packing.unpack(codes, model.num_bits), np.where(logits < 0, -1, 1)
+    )
+
+
+def test_one_image_at_a_time_gives_the_same_codes(model, evaluation):
+    together = model.encode(evaluation.images[:5])
+    alone = np.concatenate([model.encode(evaluation.images[i : i + 1]) for i in range(5)])
+    np.testing.assert_array_equal(together, alone)
+    assert model.encode(evaluation.images[:0]).shape == (0, 1)
+
+
+def test_paths_give_the_codes_of_their_pixels(model, folder, evaluation):
+    paths = sorted(folder.glob("*.png"))
+    np.testing.assert_array_equal(model.encode(paths), model.encode(evaluation.images[:3]))
+
+
+def test_images_of_another_size_are_resized(model, evaluation):
+    large = np.repeat(np.repeat(evaluation.images[:20], 4, axis=1), 4, axis=2)
+    assert model.encode(large).shape == (20, 1)
+
+
+def test_a_stage_can_be_loaded_alone(workdir):
+    codebook = llc_jax.load(workdir / "codebook")
+    assert codebook.num_bits == 8
+    assert codebook.codebook.class_names == tuple("0123456789")
+
+
+def test_bad_input_is_one_clear_error(workdir, model, folder, tmp_path):
+    for images, message in [
+        (np.zeros((2, 8, 8), np.uint8), r"uint8\[N, H, W, 3\] or paths, not uint8\[2, 8, 8\]"),
+        (np.zeros((2, 8, 8, 3)), "not float64"),
+        ([folder / "gone.png"], "Cannot read the image .*gone.png: No such file"),
+        ([folder / "notes.txt"], "notes.txt .* is not an image"),
+        (folder / "0.png", "Give a list of paths"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            model.encode(images)
+    with pytest.raises(InputError, match="no decoder 'best'"):
+        model.classify([folder / "0.png"], decoder="best")
+    with pytest.raises(InputError, match="There is no run at"):
+        llc_jax.load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="is not the workdir of a run"):
+        llc_jax.load(folder)
+    with pytest.raises(InputError, match="is a linear classifier: it has no codes"):
+        llc_jax.load(workdir / "linear")
+
+
+def test_an_unfinished_run_says_so(workdir, tmp_path):
+    (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
+    with pytest.raises(InputError, match=r"stage 'instance' of .* is not finished"):
+        llc_jax.load(tmp_path)
+
+
+def test_llc_classify(workdir, model, folder, capsys):
+    paths = sorted(map(str, folder.glob("*.png")))
+    labels, distances = model.classify(paths)
+    assert cli.main(["classify", str(folder), "--run", str(workdir), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    names = [model.codebook.class_names[label] for label in labels]
+    assert found == [
+        {"image": path, "label": int(label), "class": name, "distance": int(distance)}
+        for path, label, name, distance in zip(paths, labels, names, distances, strict=True)
+    ]
+    assert cli.main(["classify", paths[0], "--run", str(workdir)]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["image", "distance", "class"]
+    assert row.split() == [paths[0], str(distances[0]), names[0]]
+
+
+def test_llc_encode(workdir, model, folder, capsys):
+    out = folder / "codes.npz"
+    assert cli.main(["encode", str(folder), "--run", str(workdir), "--out", str(out)]) == 0
+    assert "3 codes of 8 bits" in capsys.readouterr().out
+    with np.load(out, allow_pickle=False) as arrays:
+        assert arrays["codes"].dtype == np.dtype("<u4")
+        assert arrays["num_bits"] == 8
+        np.testing.assert_array_equal(arrays["codes"], model.encode(list(arrays["paths"])))
+
+
+def test_llc_says_what_is_wrong(workdir, folder, capsys):
+    run_option = ["--run", str(workdir)]
+    empty = folder / "empty"
+    empty.mkdir()
+    for arguments, message in [
+        (["classify", str(folder / "gone.png"), *run_option], "There is no image"),
+        (["classify", str(empty), *run_option], "no images in the folder"),
+        (["classify", str(folder), "--run", str(empty)], "is not the workdir of a run"),
+        (["classify", str(folder), "--decoder", "x", *run_option], "There is no decoder 'x'"),
+        (["encode", str(folder), "--out", "codes.txt", *run_option], "--out is an .npz file"),
+    ]:
+        assert cli.main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_public_names_are_there():
+    for name in llc_jax.__all__:
+        assert getattr(llc_jax, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        llc_jax.nothing  # noqa: B018
+    assert pathlib.Path(llc_jax.__file__).name == "__init__.py"
