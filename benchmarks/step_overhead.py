@@ -1,0 +1,141 @@
+"""What a train step costs in Python, beside the least that JAX can do.
+
+  python benchmarks/step_overhead.py
+
+ResNet-50's state, every array shrunk to one number, goes through a step that adds 1
+to each leaf, so that almost nothing but the handling of the tree is left. Three ways,
+alternating: the bare leaves (one jitted call on a flat tuple: the floor), our step
+(the tree, with shardings), and our loop (batches, step, checks, progress). The median
+time of a step counts; of the loop, the median step.
+"""
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from llc_jax.data.pipeline import InMemory, Slice, train_batches
+from llc_jax.models import registry
+from llc_jax.training import loop, optimizer
+from llc_jax.training import state as states
+from llc_jax.training import step as steps
+from llc_jax.training.checkpoint import Checkpoints
+from llc_jax.training.logging import RunLog
+
+STEPS = 200
+ROUNDS = 15
+BATCH = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed(InMemory):
+    """Images that note when each batch was asked for."""
+
+    ticks: list[float] = dataclasses.field(default_factory=list)
+
+    def batches(self, order, part, steps):
+        """Yields the batches."""
+        for batch in super().batches(order, part, steps):
+            self.ticks.append(time.perf_counter())
+            yield batch
+
+
+def resnet50_tree():
+    """The state of a ResNet-50, each array as one number."""
+    network = registry.build(
+        {"name": "resnet50", "dtype": "bfloat16"}, {"name": "linear"}, num_classes=2, num_bits=2
+    )
+    sgd = optimizer.sgd(
+        optax.constant_schedule(0.1),
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=0.0,
+        codebook_rate=1.0,
+    )
+    figures = ("loss", "accuracy")
+    shapes = jax.eval_shape(lambda: states.create(network, sgd, figures, jax.random.key(0)))
+    return jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), shapes)
+
+
+def add_one(state, batch, class_codes):
+    """A step that does nothing but hand the state on."""
+    del batch, class_codes
+    return jax.tree.map(lambda leaf: leaf + 1, state), {"loss": jnp.float32(0)}
+
+
+def main() -> None:
+    """Measures the three ways and prints them."""
+    mesh = steps.make_mesh()
+    whole, rows = steps.replicated(mesh), steps.split_by_rows(mesh)
+    tree = resnet50_tree()
+    leaves = tuple(jax.tree.leaves(tree))
+    bare = jax.jit(lambda leaves: tuple(leaf + 1 for leaf in leaves), donate_argnums=0)
+    ours = steps.compile_step(add_one, mesh)
+    images = Timed(np.zeros((64, 8, 8, 3), np.uint8), np.zeros(64, np.int32))
+    part = Slice.of(rows, BATCH)
+    batch = jax.device_put(next(train_batches(images, part, range(1), seed=0)), rows)
+
+    def time_bare():
+        state = jax.device_put(leaves)
+        return _per_step(lambda state: bare(state), state)
+
+    def time_ours():
+        state = jax.device_put(tree, whole)
+        return _per_step(lambda state: ours(state, batch, None)[0], state)
+
+    def time_loop():
+        with tempfile.TemporaryDirectory() as workdir, Checkpoints(workdir) as checkpoints:
+            stage = _stage(tree, ours, images, whole, rows)
+            images.ticks.clear()
+            loop.train_stage(stage, checkpoints, RunLog(workdir, primary=False))
+            return statistics.median(np.diff(images.ticks)) * 1e3
+
+    ways = {"bare leaves": time_bare, "our step": time_ours, "our loop": time_loop}
+    times = {name: [] for name in ways}
+    for _ in range(ROUNDS + 1):
+        for name, measure in ways.items():
+            times[name].append(measure())
+    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+    devices = f"{mesh.size} {jax.default_backend()} device(s)"
+    print(f"{len(leaves)} arrays, {devices}, JAX {jax.__version__}")
+    for name, value in medians.items():
+        print(f"{name:<12} {value:6.3f} ms a step   +{value - medians['bare leaves']:.3f} ms")
+    print(json.dumps({"arrays": len(leaves), "ms_per_step": medians}))
+
+
+def _per_step(step, state) -> float:
+    """Milliseconds of a step; the device is waited for at the end."""
+    before = time.perf_counter()
+    for _ in range(STEPS):
+        state = step(state)
+    jax.block_until_ready(state)
+    return (time.perf_counter() - before) / STEPS * 1e3
+
+
+def _stage(tree, step, images, whole, rows) -> loop.Stage:
+    """A stage of one epoch that is never checkpointed within the time measured."""
+    return loop.Stage(
+        name="overhead",
+        timetable=loop.Timetable(STEPS * BATCH + 1, BATCH, 1),
+        step=step,
+        begin_epoch=lambda state: state,
+        initial=lambda: jax.device_put(tree, whole),
+        abstract=tree,
+        images=images,
+        part=Slice.of(rows, BATCH),
+        sharding=rows,
+        seed=0,
+        class_codes=None,
+        learning_rate=lambda step: 0.0,
+        evaluate=lambda state: {},
+    )
+
+
+if __name__ == "__main__":
+    main()
