@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
         10,
         common.sgd(0.1, warmup_epochs=1.0, codebook_rate=10.0),
         head={"logit_scale": config.num_bits**-0.5},
+        init_from="linear",
     )
-    config.stages.instance = common.instance(10, common.sgd(0.1, warmup_epochs=1.0))
+    config.stages.instance = common.instance(30, common.sgd(0.1, warmup_epochs=1.0))
     return config.lock()

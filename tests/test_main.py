@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pytest
 
+import llc_jax
 from llc_jax.training.logging import read_metrics
 from tests.test_run import STAGES, assert_same_weights, records, weights
 
@@ -120,3 +122,29 @@ def test_a_wrong_command_line_is_one_error(tmp_path, arguments, config, message)
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+def test_trains_on_a_folder_of_files(tmp_path):
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(["cat", "dog", "fox"]):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(12):
+            image = rng.integers(0, 60, (40, 50, 3)) + 90 * np.eye(3)[label]
+            cv2.imwrite(str(tmp_path / "photos" / name / f"{index}.png"), image.astype(np.uint8))
+    small = [
+        *("--config.model.name=cnn", "--config.model.dtype=float32"),
+        *("--config.data.image_size=16", "--config.data.holdout=0.25", "--config.batch_size=9"),
+        *(f"--config.stages.{stage}.epochs=2" for stage in STAGES),
+    ]
+    config = f"configs/folder_20bit.py:{tmp_path / 'photos'}"
+    results = []
+    for workers in (2, 0):
+        arguments = [*small, f"--config.data.workers={workers}"]
+        workdir = tmp_path / f"workers{workers}"
+        _, err = finish(start(workdir, *arguments, config=config))
+        assert err == ""
+        results.append(json.loads((workdir / "results.json").read_text()))
+    assert results[0] == results[1]
+    model = llc_jax.load(tmp_path / "workers0")
+    assert model.codebook.class_names == ("cat", "dog", "fox")
+    assert model.encode([tmp_path / "photos" / "fox" / "0.png"]).shape == (1, 1)

@@ -15,6 +15,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import gc
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -179,8 +180,14 @@ class Streamed(Images):
         if self.workers:
             options = grain.MultiprocessingOptions(num_workers=self.workers)
             data = data.mp_prefetch(options)
-        with contextlib.closing(iter(data)) as batches:
-            yield from batches
+        try:
+            with contextlib.closing(iter(data)) as batches:
+                for batch in batches:
+                    # Copied out of the workers' shared memory: JAX may hold on to it for long.
+                    yield {name: np.array(values) for name, values in batch.items()}
+        finally:
+            batch = batches = None
+            gc.collect()  # Grain's iterators hold their last batches in reference cycles.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -217,10 +217,11 @@ class _Clock:
 
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
+        self.images_per_second = 0.0
         self.restart()
 
     def restart(self) -> None:
-        self._start, self._steps, self.images_per_second = None, 0, 0.0
+        self._start, self._steps = None, 0
 
     def tick(self) -> float:
         now = time.perf_counter()

@@ -1,0 +1,30 @@
+"""20-bit codes of your own images, with a ResNet-18 for 224 pixels.
+
+  python -m llc_jax.main --config=configs/folder_20bit.py:photos/ --workdir=runs/photos
+
+The argument is a folder or a zip of `<class>/` directories, or of `train/<class>/` and
+`val/<class>/`, or a CSV of `file,label`. Where the data has no split, a tenth of each
+class is kept for evaluation.
+"""
+
+import common
+from ml_collections import ConfigDict
+
+
+def get_config(source: str = "") -> ConfigDict:
+    """Returns the config."""
+    config = common.base()
+    config.model = ConfigDict({"name": "resnet18", "dtype": "bfloat16"})
+    config.data.source = source
+    config.data.augment = ConfigDict({"scale": (0.25, 1.0), "flip": True})
+    config.data.workers = 4
+    config.eval_epochs = 5
+    config.stages.linear = common.linear(30, common.sgd(0.1, warmup_epochs=1.0))
+    config.stages.codebook = common.codebook(
+        15,
+        common.sgd(0.1, warmup_epochs=0.2, codebook_rate=10.0),
+        head={"logit_scale": config.num_bits**-0.5},
+        init_from="linear",
+    )
+    config.stages.instance = common.instance(15, common.sgd(0.1, warmup_epochs=0.2))
+    return config.lock()
