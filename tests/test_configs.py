@@ -1,0 +1,59 @@
+import importlib.util
+import pathlib
+
+import jax
+import pytest
+
+from llc_jax import stages
+from llc_jax.config import parse
+from llc_jax.training.objectives import OBJECTIVES
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+
+
+def load(name, *arguments):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*arguments)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_*bit*.py")), ids=lambda path: path.stem)
+def test_a_config_can_be_run(path):
+    config = load(path.stem)
+    assert config.is_locked
+    assert f"--config=configs/{path.name}" in path.read_text()
+    parsed = parse(config.to_dict())
+    for stage in parsed.stages.values():
+        assert stage.head["name"] == OBJECTIVES[stage.objective["name"]].head
+        network = stages.build_network(parsed, stage.head, num_classes=3)
+        jax.eval_shape(network.init, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "name", ["cifar100_20bit", "cifar100_20bit_resnet18", "folder_20bit", "imagenet_20bit"]
+)
+def test_the_argument_is_the_data(name):
+    assert load(name, "/data/images").data.source == "/data/images"
+
+
+def test_imagenet_is_the_official_recipe():
+    config = parse(load("imagenet_20bit").to_dict())
+    assert (config.num_bits, config.batch_size, config.model["name"]) == (20, 256, "resnet50")
+    assert list(config.stages) == ["codebook", "instance"]
+    phase_1, phase_2 = config.stages.values()
+    assert phase_1.objective == {"name": "codebook", "label_smoothing": 0.1}
+    assert (phase_1.epochs, phase_1.optimizer.learning_rate, phase_1.init_from) == (
+        100,
+        0.1,
+        "scratch",
+    )
+    assert phase_1.head["logit_scale"] == 1.0
+    assert (phase_2.epochs, phase_2.optimizer.learning_rate) == (25, 0.01)
+    assert (phase_2.init_from, phase_2.codebook) == ("codebook", "learnt")
+    for stage in (phase_1, phase_2):
+        assert stage.optimizer.momentum == 0.875
+        assert stage.optimizer.weight_decay == 2**-15
+        assert (stage.optimizer.schedule, stage.optimizer.warmup_epochs) == ("cosine", 0)
+        assert (stage.optimizer.codebook_rate, stage.optimizer.nesterov) == (1, False)
+    assert (config.data.crop_fraction, config.data.exif_orientation) == (0.875, False)

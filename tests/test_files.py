@@ -1,0 +1,28 @@
+import json
+
+import pytest
+
+from llc_jax.files import atomic_write, write_json
+
+
+def test_writes_all_or_nothing(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    with atomic_write(path) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
+        temporary.write_text("second")
+        raise RuntimeError
+    assert path.read_text() == "first"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_others_may_read_what_was_written(tmp_path):
+    with atomic_write(tmp_path / "file") as temporary:
+        temporary.write_text("x")
+    (tmp_path / "usual").write_text("x")
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_json(tmp_path):
+    write_json(tmp_path / "a.json", {"b": [1, 2.5, None]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": [1, 2.5, None]}

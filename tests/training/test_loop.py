@@ -1,0 +1,31 @@
+import os
+import signal
+
+import pytest
+
+from llc_jax.training.loop import Timetable
+from llc_jax.training.preemption import StopRequest
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "epochs"), [(100, 10, 3), (899, 64, 2), (50_000, 128, 15), (7, 7, 4)]
+)
+def test_epochs_end_with_the_step_that_completes_them(examples, batch, epochs):
+    timetable = Timetable(examples, batch, epochs)
+    ends = timetable.epoch_ends
+    assert list(ends.values()) == list(range(1, epochs + 1))
+    assert max(ends) == timetable.num_steps
+    for step, epoch in ends.items():
+        # The next step would take the first image of the next epoch, or share it.
+        assert step * batch <= epoch * examples < (step + 1) * batch
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_and_the_second_one_counts(number):
+    before = signal.getsignal(number)
+    with StopRequest() as request:
+        assert request.signal is None
+        os.kill(os.getpid(), number)
+        assert request.signal == number
+        assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == before
