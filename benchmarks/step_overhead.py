@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from llc_jax.data.pipeline import InMemory, Slice, train_batches
+from llc_jax.mesh import make_mesh, replicated, split_by_rows
 from llc_jax.models import registry
 from llc_jax.training import loop, optimizer
 from llc_jax.training import state as states
@@ -71,8 +72,8 @@ def add_one(state, batch, class_codes):
 
 def main() -> None:
     """Measures the three ways and prints them."""
-    mesh = steps.make_mesh()
-    whole, rows = steps.replicated(mesh), steps.split_by_rows(mesh)
+    mesh = make_mesh()
+    whole, rows = replicated(mesh), split_by_rows(mesh)
     tree = resnet50_tree()
     leaves = tuple(jax.tree.leaves(tree))
     bare = jax.jit(lambda leaves: tuple(leaf + 1 for leaf in leaves), donate_argnums=0)

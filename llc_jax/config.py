@@ -123,6 +123,8 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
       InputError: naming the key that is unknown, missing or of the wrong type.
     """
     parsed = _parse(RunConfig, config, "config")
+    if parsed.seed < 0:
+        raise InputError(f"config.seed is at least 0, not {parsed.seed}.")
     positive = {"num_bits": parsed.num_bits, "batch_size": parsed.batch_size}
     positive |= {f"stages.{name}.epochs": stage.epochs for name, stage in parsed.stages.items()}
     positive["checkpoint.keep"] = parsed.checkpoint.keep

@@ -16,8 +16,8 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.config import RunConfig
 from llc_jax.data.transforms import Crop
 from llc_jax.errors import InputError
+from llc_jax.mesh import make_mesh, replicated, split_by_rows
 from llc_jax.models.network import Tree
-from llc_jax.training import step as steps
 
 # Images that the network takes at once, at most.
 _BATCH = 256
@@ -33,8 +33,8 @@ class Model:
     def __init__(
         self, config: RunConfig, head: dict, codebook: Codebook, weights_from: os.PathLike
     ):
-        mesh = steps.make_mesh()
-        whole, rows = steps.replicated(mesh), steps.split_by_rows(mesh)
+        mesh = make_mesh()
+        whole, rows = replicated(mesh), split_by_rows(mesh)
         network = stages.build_network(config, head, codebook.num_classes)
         weights = stages.load_weights(weights_from, network, whole)
         self.codebook = codebook

@@ -24,10 +24,10 @@ from llc_jax.data import pipeline
 from llc_jax.data.dataset import open_dataset
 from llc_jax.errors import InputError
 from llc_jax.files import write_json
+from llc_jax.mesh import make_mesh, split_by_rows
 from llc_jax.models import registry
 from llc_jax.report.table import results_table
 from llc_jax.stages import LEARNT, Setting
-from llc_jax.training import step as steps
 from llc_jax.training.logging import RunLog
 from llc_jax.training.loop import train_stage
 
@@ -66,7 +66,7 @@ def run(
         results = json.loads((workdir / RESULTS_FILE).read_text())
         log.say("This run is finished.")
     else:
-        setting = _set_up(config, workdir, steps.make_mesh(devices), log)
+        setting = _set_up(config, workdir, make_mesh(devices), log)
         _on_first_process(write_json, workdir / CONFIG_FILE, _plain(config))
         results = _run_stages(setting, log)
     log.show(results_table(results))
@@ -97,7 +97,7 @@ def input_size(config: RunConfig) -> int:
 def _set_up(config: RunConfig, workdir: pathlib.Path, mesh: Mesh, log: RunLog) -> Setting:
     """Opens the data and checks what can be checked before the first step."""
     packing.num_words(config.num_bits)
-    pipeline.Slice.of(steps.split_by_rows(mesh), config.batch_size)
+    pipeline.Slice.of(split_by_rows(mesh), config.batch_size)
     options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
     data = open_dataset(**options, seed=config.seed)
     size = len(data.train.labels)
@@ -113,6 +113,8 @@ def _set_up(config: RunConfig, workdir: pathlib.Path, mesh: Mesh, log: RunLog) -
         f"{len(data.train.labels)} training and {len(data.evaluation.labels)} evaluation images "
         f"of {len(data.class_names)} classes; {mesh.size} device(s), {jax.default_backend()}"
     )
+    if len(data.class_names) > 2**config.num_bits:
+        log.say(f"{config.num_bits} bits are too few for the classes: some will share a code")
     return setting
 
 

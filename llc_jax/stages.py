@@ -17,6 +17,7 @@ from llc_jax.data import pipeline
 from llc_jax.data.dataset import Dataset
 from llc_jax.errors import InputError
 from llc_jax.evaluation.classification import Classification
+from llc_jax.mesh import replicated, split_by_rows
 from llc_jax.models import registry
 from llc_jax.models.network import PureNetwork, Tree
 from llc_jax.training import optimizer
@@ -42,12 +43,12 @@ class Setting:
     @property
     def whole(self) -> Sharding:
         """The sharding of what every device holds."""
-        return steps.replicated(self.mesh)
+        return replicated(self.mesh)
 
     @property
     def rows(self) -> Sharding:
         """The sharding of batches."""
-        return steps.split_by_rows(self.mesh)
+        return split_by_rows(self.mesh)
 
     def network(self, stage: str) -> PureNetwork:
         """Builds the network of a stage."""

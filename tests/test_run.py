@@ -191,6 +191,7 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
     [
         ({"batch_size": 60}, "batch of 60 cannot be divided among 8 devices"),
         ({"batch_size": 2000}, "batch of 2000 is larger than the 89[89] training images"),
+        ({"seed": -1}, "config.seed is at least 0, not -1"),
         ({"batch_size": 0}, "config.batch_size is at least 1, not 0"),
         ({"num_bits": 1025}, "between 1 and 1024 bits, not 1025"),
         ({"data__source": "/nowhere"}, "no data at /nowhere"),
@@ -249,6 +250,23 @@ def test_a_codebook_from_a_file(unbroken, tmp_path):
     np.testing.assert_array_equal(codebook.latent, latent)
     assert codebook.class_names == tuple("0123456789")
     assert results["classification/bits_right"] > 4.5
+
+
+def test_phase_1_can_start_from_a_codebook(tmp_path, capsys):
+    latent = np.random.default_rng(0).normal(size=(10, 3))
+    Codebook.from_numpy(latent).save(tmp_path / "start.npz")
+    changed = tree(
+        num_bits=3,
+        stages__codebook__codebook=str(tmp_path / "start.npz"),
+        stages__codebook__init_from="scratch",
+        stages__codebook__optimizer__learning_rate=0.0,
+    )
+    changed["stages"] = {"codebook": changed["stages"]["codebook"]}
+    results = run(changed, tmp_path / "run")
+    learnt = Codebook.load(tmp_path / "run" / "codebook.npz")
+    np.testing.assert_array_equal(learnt.latent, latent.astype(np.float32))
+    assert results["codebook/unique"] <= 8
+    assert "3 bits are too few for the classes" in capsys.readouterr().out
 
 
 def test_evaluates_on_the_way(tmp_path):

@@ -24,7 +24,6 @@ class Classification:
     def __init__(self, encode: Callable[[jax.Array], Output], class_codes: jax.Array | None = None):
         self._encode = encode
         self._class_codes = class_codes
-        self._count = jax.jit(_count)
 
     def run(self, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         """Returns mean figures over all examples that the batches do not mask.
@@ -47,7 +46,7 @@ class Classification:
         totals = []
         for batch in batches:
             output = self._encode(batch["image"])
-            totals.append(self._count(output, batch["label"], batch["mask"], self._class_codes))
+            totals.append(_count(output, batch["label"], batch["mask"], self._class_codes))
         totals = jax.device_get(totals)
         if not totals:
             raise ValueError("There are no batches to evaluate.")
@@ -56,6 +55,7 @@ class Classification:
         return {name: total / examples for name, total in sums.items()}
 
 
+@jax.jit
 def _count(
     output: Output, labels: jax.Array, mask: jax.Array, class_codes: jax.Array | None
 ) -> dict[str, jax.Array]:

@@ -1,34 +1,19 @@
 """The train step: pure, jitted, donated and sharded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
+from llc_jax.mesh import replicated, split_by_rows
 from llc_jax.models.network import PureNetwork
 from llc_jax.training.objectives import Figures
 from llc_jax.training.state import State
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 Step = Callable[[State, dict[str, jax.Array], jax.Array | None], tuple[State, dict]]
-
-
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns devices, by default all of all processes, along one axis, `data`."""
-    count = jax.device_count() if devices is None else len(devices)
-    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what every device holds whole."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def split_by_rows(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of batches: rows along the mesh axis `data`."""
-    return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def make_step(

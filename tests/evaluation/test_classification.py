@@ -6,8 +6,8 @@ import pytest
 from llc_jax.codes import packing
 from llc_jax.data import pipeline
 from llc_jax.evaluation.classification import Classification
+from llc_jax.mesh import make_mesh, split_by_rows
 from llc_jax.models.heads import Output
-from llc_jax.training import step as steps
 
 
 def oracle(f, codes, labels):
@@ -35,8 +35,8 @@ def oracle(f, codes, labels):
 
 def evaluate(f, labels, encode, class_codes, devices=8, batch_size=16):
     """Runs the evaluation over examples that carry their index as their image."""
-    mesh = steps.make_mesh(jax.devices()[:devices])
-    rows = steps.split_by_rows(mesh)
+    mesh = make_mesh(jax.devices()[:devices])
+    rows = split_by_rows(mesh)
     index = np.arange(len(f))
     images = np.stack([index % 256, index // 256, 0 * index], -1).astype(np.uint8)
     images = pipeline.InMemory(images[:, None, None, :], labels)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llc_jax.errors import InputError
-from llc_jax.training import step as steps
+from llc_jax.mesh import make_mesh, replicated
 from llc_jax.training.checkpoint import Checkpoints, restore_weights
 
 
@@ -17,7 +17,7 @@ def state(value):
 
 
 def abstract(tree, devices=8):
-    whole = steps.replicated(steps.make_mesh(jax.devices()[:devices]))
+    whole = replicated(make_mesh(jax.devices()[:devices]))
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), tree)
 
 

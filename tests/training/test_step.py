@@ -7,6 +7,7 @@ import optax
 
 from llc_jax.codes import packing
 from llc_jax.data.augment import pad_crop_flip
+from llc_jax.mesh import make_mesh, replicated, split_by_rows
 from llc_jax.models import registry
 from llc_jax.training import objectives, optimizer
 from llc_jax.training import state as states
@@ -34,9 +35,9 @@ def build(objective="codebook", model="cnn"):
     create = functools.partial(states.create, network, sgd, spec.figures)
 
     def initial(seed=0, devices=1):
-        mesh = steps.make_mesh(jax.devices()[:devices])
+        mesh = make_mesh(jax.devices()[:devices])
         key = jax.random.key(seed)
-        return states.create_on(steps.replicated(mesh), functools.partial(create, key))
+        return states.create_on(replicated(mesh), functools.partial(create, key))
 
     augment = functools.partial(pad_crop_flip, pad=2, flip=True)
     return initial, steps.make_step(network, spec.function, sgd, augment)
@@ -53,16 +54,16 @@ def batches(count, size=16):
 
 
 def train(objective, devices, count=20):
-    mesh = steps.make_mesh(jax.devices()[:devices])
+    mesh = make_mesh(jax.devices()[:devices])
     initial, step = build(objective)
     compiled, state = steps.compile_step(step, mesh), initial(devices=devices)
     codes = None
     if objective == "instance":
         signs = np.random.default_rng(1).choice([-1, 1], size=(10, 8))
-        codes = jax.device_put(packing.pack(signs), steps.replicated(mesh))
+        codes = jax.device_put(packing.pack(signs), replicated(mesh))
     losses = []
     for batch in batches(count):
-        batch = jax.device_put(batch, steps.split_by_rows(mesh))
+        batch = jax.device_put(batch, split_by_rows(mesh))
         state, figures = compiled(state, batch, codes)
         losses.append(float(figures["loss"]))
     return jax.device_get(state), losses
@@ -118,7 +119,7 @@ def test_masked_examples_do_not_count():
 
 
 def test_the_state_is_donated():
-    mesh = steps.make_mesh(jax.devices()[:1])
+    mesh = make_mesh(jax.devices()[:1])
     initial, step = build()
     state = initial()
     steps.compile_step(step, mesh)(state, next(batches(1)), None)
