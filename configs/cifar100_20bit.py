@@ -12,17 +12,15 @@ from ml_collections import ConfigDict
 def get_config(source: str = "") -> ConfigDict:
     """Returns the config."""
     config = common.base()
-    config.model = ConfigDict({"name": "resnet20_small", "dtype": "float32", "width": 16})
+    config.model = common.resnet("resnet20_small", width=16)
     config.data.source = source
     config.data.in_memory = True
     config.data.augment = ConfigDict({"pad": 4, "flip": True})
-    # Phase 1 with logits of the scale of one code logit, and a codebook that moves.
-    head = {"logit_scale": config.num_bits**-0.5}
     config.stages.linear = common.linear(15, common.sgd(0.1, warmup_epochs=1.0))
     config.stages.codebook = common.codebook(
         9,
         common.sgd(0.1, warmup_epochs=0.2, codebook_rate=10.0),
-        head=head,
+        logit_scale=common.bits(config) ** -0.5,
         init_from="linear",
     )
     config.stages.instance = common.instance(10, common.sgd(0.1, warmup_epochs=0.2))

@@ -13,7 +13,7 @@ def base() -> ConfigDict:
     config.seed = 0
     config.num_bits = 20
     config.batch_size = 128
-    config.model = ConfigDict({"name": "resnet50", "dtype": "float32"})
+    config.model = resnet("resnet50")
     config.data = ConfigDict(
         {
             "source": "",
@@ -33,22 +33,49 @@ def base() -> ConfigDict:
     return config
 
 
-def linear(epochs: int, optimizer: ConfigDict, **objective) -> ConfigDict:
+def bits(config: ConfigDict) -> config_dict.FieldReference:
+    """Returns k for arithmetic; what is computed from it follows --config.num_bits."""
+    return config.get_oneway_ref("num_bits").to_float()
+
+
+def resnet(name: str, **more) -> ConfigDict:
+    """Returns a residual network of the registry; `more` replaces or adds options."""
+    return ConfigDict(
+        {
+            "name": name,
+            "dtype": "float32",
+            "conv_init": "fan_out",
+            "zero_init_residual": True,
+            **more,
+        }
+    )
+
+
+def linear(epochs: int, optimizer: ConfigDict, *, label_smoothing: float = 0.0) -> ConfigDict:
     """Returns the stage of the baseline: a linear classifier of the features."""
-    return _stage({"name": "softmax", **objective}, {"name": "linear"}, epochs, optimizer)
+    objective = {"name": "softmax", "label_smoothing": label_smoothing}
+    return _stage(objective, {"name": "linear"}, epochs, optimizer)
 
 
 def codebook(
-    epochs: int, optimizer: ConfigDict, *, head: dict, init_from: str = "scratch", **objective
+    epochs: int,
+    optimizer: ConfigDict,
+    *,
+    init_from: str = "scratch",
+    label_smoothing: float = 0.0,
+    logit_scale: float = 1.0,
+    latent_std: float = 1.0,
+    projection_gain: float = 1.0,
 ) -> ConfigDict:
-    """Returns phase 1; `head` holds options of the codebook head."""
-    return _stage(
-        {"name": "codebook", **objective},
-        {"name": "codebook", **head},
-        epochs,
-        optimizer,
-        init_from=init_from,
-    )
+    """Returns phase 1; for the last three options see `llc_jax.models.heads`."""
+    objective = {"name": "codebook", "label_smoothing": label_smoothing}
+    head = {
+        "name": "codebook",
+        "logit_scale": logit_scale,
+        "latent_std": latent_std,
+        "projection_gain": projection_gain,
+    }
+    return _stage(objective, head, epochs, optimizer, init_from=init_from)
 
 
 def instance(epochs: int, optimizer: ConfigDict) -> ConfigDict:

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.stages.codebook = common.codebook(
         10,
         common.sgd(0.1, warmup_epochs=1.0, codebook_rate=10.0),
-        head={"logit_scale": config.num_bits**-0.5},
+        logit_scale=common.bits(config) ** -0.5,
         init_from="linear",
     )
     config.stages.instance = common.instance(30, common.sgd(0.1, warmup_epochs=1.0))

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 def get_config(source: str = "") -> ConfigDict:
     """Returns the config."""
     config = common.base()
-    config.model = ConfigDict({"name": "resnet18", "dtype": "bfloat16"})
+    config.model = common.resnet("resnet18", dtype="bfloat16")
     config.data.source = source
     config.data.augment = ConfigDict({"scale": (0.25, 1.0), "flip": True})
     config.data.workers = 4
@@ -23,7 +23,7 @@ def get_config(source: str = "") -> ConfigDict:
     config.stages.codebook = common.codebook(
         15,
         common.sgd(0.1, warmup_epochs=0.2, codebook_rate=10.0),
-        head={"logit_scale": config.num_bits**-0.5},
+        logit_scale=common.bits(config) ** -0.5,
         init_from="linear",
     )
     config.stages.instance = common.instance(15, common.sgd(0.1, warmup_epochs=0.2))

@@ -17,13 +17,8 @@ def get_config(source: str = "") -> ConfigDict:
     """Returns the config."""
     config = common.base()
     config.batch_size = 256
-    config.model = ConfigDict(
-        {
-            "name": "resnet50",
-            "dtype": "bfloat16",
-            "conv_init": "fan_in",
-            "zero_init_residual": False,
-        }
+    config.model = common.resnet(
+        "resnet50", dtype="bfloat16", conv_init="fan_in", zero_init_residual=False
     )
     config.data.source = source
     config.data.exif_orientation = False
@@ -33,13 +28,11 @@ def get_config(source: str = "") -> ConfigDict:
     config.stages.codebook = common.codebook(
         100,
         _sgd(0.1),
-        # As published: logits B(C) f, kaiming-normal (fan in) C and P.
-        head={
-            "logit_scale": 1.0,
-            "latent_std": (2 / config.num_bits) ** 0.5,
-            "projection_gain": 2.0,
-        },
         label_smoothing=0.1,
+        # As published: logits B(C) f, kaiming-normal (fan in) C and P.
+        logit_scale=1.0,
+        latent_std=(2.0 / common.bits(config)) ** 0.5,
+        projection_gain=2.0,
     )
     config.stages.instance = common.instance(25, _sgd(0.01))
     return config.lock()

@@ -37,6 +37,17 @@ def test_the_argument_is_the_data(name):
     assert load(name, "/data/images").data.source == "/data/images"
 
 
+def test_what_depends_on_the_bits_follows_them():
+    for name, key, expected in [
+        ("cifar100_20bit", "logit_scale", 32**-0.5),
+        ("imagenet_20bit", "latent_std", (2 / 32) ** 0.5),
+    ]:
+        config = load(name)
+        config.num_bits = 32
+        head = parse(config.to_dict()).stages["codebook"].head
+        assert head[key] == pytest.approx(expected)
+
+
 def test_imagenet_is_the_official_recipe():
     config = parse(load("imagenet_20bit").to_dict())
     assert (config.num_bits, config.batch_size, config.model["name"]) == (20, 256, "resnet50")

@@ -132,9 +132,9 @@ def test_trains_on_a_folder_of_files(tmp_path):
             image = rng.integers(0, 60, (40, 50, 3)) + 90 * np.eye(3)[label]
             cv2.imwrite(str(tmp_path / "photos" / name / f"{index}.png"), image.astype(np.uint8))
     small = [
-        *("--config.model.name=cnn", "--config.model.dtype=float32"),
+        *("--config.model.name=resnet8_small", "--config.model.dtype=float32"),
         *("--config.data.image_size=16", "--config.data.holdout=0.25", "--config.batch_size=9"),
-        *(f"--config.stages.{stage}.epochs=2" for stage in STAGES),
+        *(f"--config.stages.{stage}.epochs=1" for stage in STAGES),
     ]
     config = f"configs/folder_20bit.py:{tmp_path / 'photos'}"
     results = []

@@ -1,0 +1,22 @@
+"""The devices of a run: one mesh axis, `data`, over which batches are split."""
+
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns devices, by default all of all processes, along one axis, `data`."""
+    count = jax.device_count() if devices is None else len(devices)
+    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_by_rows(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of batches: rows along the mesh axis `data`."""
+    return NamedSharding(mesh, PartitionSpec("data"))
