@@ -10,12 +10,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from llc_jax.codes import packing
+from llc_jax.codes import construction, hamming, packing
 from llc_jax.errors import InputError
 from llc_jax.files import atomic_write
-
-# Rows of the distance matrix that are held at once.
-_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,18 +76,7 @@ class Codebook:
     @functools.cached_property
     def min_distance(self) -> int:
         """The least Hamming distance between two classes, in bits (k for one class)."""
-        if self.num_unique < self.num_classes:
-            return 0
-        least = self.num_bits
-        for start in range(0, self.num_classes - 1, _ROWS):
-            rows = self.packed[start : start + _ROWS]
-            others = self.packed[start + 1 :]
-            bits = np.bitwise_count(rows[:, None, :] ^ others[None, :, :])
-            distances = bits.sum(axis=-1, dtype=np.int32)
-            # Row i meets the codes after it: column j is code start + 1 + j.
-            later = np.arange(len(others))[None, :] >= np.arange(len(rows))[:, None]
-            least = min(least, int(np.where(later, distances, self.num_bits).min()))
-        return least
+        return hamming.least_distance(self.packed, self.num_bits)
 
     @classmethod
     def from_numpy(
@@ -104,6 +90,31 @@ class Codebook:
         if class_names is None:
             class_names = [str(index) for index in range(len(latent))]
         return cls(latent, tuple(class_names), source)
+
+    @classmethod
+    def random(cls, num_classes: int, num_bits: int, seed: int = 0) -> "Codebook":
+        """Makes a random codebook; see `construction.random`."""
+        return cls.from_numpy(construction.random(num_classes, num_bits, seed), source="random")
+
+    @classmethod
+    def hadamard(cls, num_classes: int, num_bits: int, seed: int = 0) -> "Codebook":
+        """Makes a codebook of far codes; see `construction.hadamard`."""
+        latent = construction.hadamard(num_classes, num_bits, seed)
+        return cls.from_numpy(latent, source="hadamard")
+
+    @classmethod
+    def svd(cls, weights: np.ndarray, num_bits: int) -> "Codebook":
+        """Makes a codebook of a linear classifier [L, d]; see `construction.svd`."""
+        return cls.from_numpy(construction.svd(weights, num_bits), source="svd")
+
+    @classmethod
+    def cca(cls, features: np.ndarray, labels: np.ndarray, num_bits: int) -> "Codebook":
+        """Makes a codebook of features [N, d] and labels [N]; see `construction.cca`."""
+        return cls.from_numpy(construction.cca(features, labels, num_bits), source="cca")
+
+    def repaired(self) -> "Codebook":
+        """Returns a codebook without collisions; see `construction.repair`."""
+        return dataclasses.replace(self, latent=construction.repair(self.latent))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the codebook as `.npz` (all of it) or `.npy` (the latent values alone)."""

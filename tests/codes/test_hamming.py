@@ -41,3 +41,32 @@ def test_nearest_among_equal_codes_is_the_first_of_all():
     np.testing.assert_array_equal(found.index, 0)
     np.testing.assert_array_equal(found.distance, 20)
     np.testing.assert_array_equal(found.ties, 2500)
+
+
+@pytest.mark.parametrize(
+    ("classes", "num_bits"), [(1, 7), (2, 1), (2, 33), (300, 20), (700, 64), (50, 1000)]
+)
+def test_least_distance_equals_brute_force(classes, num_bits):
+    codes = signs(np.random.default_rng(classes), classes, num_bits)
+    distances = distances_NL(codes, codes)[~np.eye(classes, dtype=bool)]
+    expected = distances.min(initial=num_bits)
+    assert hamming.least_distance(np.asarray(packing.pack(codes)), num_bits) == expected
+
+
+def test_least_distance_of_a_pair_among_many():
+    codes = signs(np.random.default_rng(0), 3000, 64)
+    codes[1234] = codes[77]
+    codes[1234, [3, 40, 63]] *= -1
+    assert hamming.least_distance(np.asarray(packing.pack(codes)), 64) == 3
+
+
+def test_more_codes_than_a_key_can_number(monkeypatch):
+    monkeypatch.setattr(hamming, "_KEY_BITS", 13)  # 64 codes at a time
+    rng = np.random.default_rng(0)
+    queries, codes = signs(rng, 57, 40), signs(rng, 997, 40)
+    queries[:20], codes[900:] = codes[950], codes[30:127]
+    found = hamming.nearest(packing.pack(queries), packing.pack(codes))
+    expected = distances_NL(queries, codes)
+    np.testing.assert_array_equal(found.distance, expected.min(1))
+    np.testing.assert_array_equal(found.index, expected.argmin(1))
+    np.testing.assert_array_equal(found.ties, (expected == expected.min(1)[:, None]).sum(1))
