@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Codes that each query meets between two loads of what it has found so far.
+# Words that each query meets between two loads of what it has found so far.
 _UNROLLED = 8
 # Of a uint32 that holds a distance above an index.
 _KEY_BITS = 32
@@ -93,20 +93,21 @@ def _count_at(least: jax.Array, queries: jax.Array, codes: jax.Array) -> jax.Arr
 def _meet_all(meet, state: jax.Array, queries: jax.Array, codes: jax.Array) -> jax.Array:
     """Folds `meet(state, index, distances)` over the codes; the last one may come again."""
     length, words = codes.shape
-    chunks = -(-length // _UNROLLED)
-    codes = jnp.pad(codes, ((0, chunks * _UNROLLED - length), (0, 0)), mode="edge")
+    size = max(1, _UNROLLED // words)
+    chunks = -(-length // size)
+    codes = jnp.pad(codes, ((0, chunks * size - length), (0, 0)), mode="edge")
     columns = queries.T
 
     def fold(state, start_and_codes):
         start, some_codes = start_and_codes
-        for offset in range(_UNROLLED):
+        for offset in range(size):
             differences = (columns[w] ^ some_codes[offset, w] for w in range(words))
             distances = sum(jax.lax.population_count(difference) for difference in differences)
             state = meet(state, start + offset, distances)
         return state, None
 
-    starts = jnp.arange(chunks, dtype=jnp.uint32) * _UNROLLED
-    state, _ = jax.lax.scan(fold, state, (starts, codes.reshape(chunks, _UNROLLED, words)))
+    starts = jnp.arange(chunks, dtype=jnp.uint32) * size
+    state, _ = jax.lax.scan(fold, state, (starts, codes.reshape(chunks, size, words)))
     return state
 
 
