@@ -68,7 +68,7 @@ class StageConfig:
       head: `name`, and options of `models.heads`.
       epochs: passes over the training images.
       init_from: "scratch" or an earlier stage.
-      codebook: where the class codes come from: "learnt" (by an earlier stage), or a
+      codebook: where the class codes come from: a name in `llc_jax.codebooks`, or a
         file; "" where the stage needs none, or starts a random one.
       optimizer: how to descend.
     """

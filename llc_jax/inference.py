@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from llc_jax import run, stages
+from llc_jax import run, setting
 from llc_jax.codes import decoders, packing
 from llc_jax.codes.codebook import Codebook
 from llc_jax.config import RunConfig
@@ -35,8 +35,8 @@ class Model:
     ):
         mesh = make_mesh()
         whole, rows = replicated(mesh), split_by_rows(mesh)
-        network = stages.build_network(config, head, codebook.num_classes)
-        weights = stages.load_weights(weights_from, network, whole)
+        network = setting.build_network(config, head, codebook.num_classes)
+        weights = setting.load_weights(weights_from, network, whole)
         self.codebook = codebook
         self._devices = mesh.size
         self._crop = Crop(
@@ -146,8 +146,8 @@ def load(path: str | os.PathLike) -> Model:
         raise InputError(
             f"The stage {stage!r} of {workdir} is a linear classifier: it has no codes."
         )
-    codebook = Codebook.load(workdir / run.CODEBOOK_FILE)
-    return Model(config, head, codebook, stages.checkpoint_directory(workdir, stage))
+    codebook = Codebook.load(setting.codebook_file(workdir, stage))
+    return Model(config, head, codebook, setting.checkpoint_directory(workdir, stage))
 
 
 def _check_images(images) -> None:

@@ -1,8 +1,8 @@
 """A run: its stages in order, then its evaluations. It continues where it stopped.
 
-A workdir holds `config.json`, `<stage>/checkpoints/`, `<stage>/results.json`,
-`codebook.npz`, `metrics.jsonl`, `tensorboard/` and, once all is done,
-`results.json`.
+A workdir holds `config.json`, `<stage>/checkpoints/`, `<stage>/codebook.npz`,
+`<stage>/results.json`, `codebook.npz` (the last stage's), `metrics.jsonl`,
+`tensorboard/` and, once all is done, `results.json`.
 """
 
 import dataclasses
@@ -10,29 +10,29 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from clu import parameter_overview
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from llc_jax import stages
+from llc_jax import codebooks, stages
 from llc_jax.codes import packing
-from llc_jax.config import RunConfig, parse
+from llc_jax.codes.codebook import Codebook
+from llc_jax.config import RunConfig, StageConfig, parse
 from llc_jax.data import pipeline
 from llc_jax.data.dataset import open_dataset
 from llc_jax.errors import InputError
 from llc_jax.files import write_json
 from llc_jax.mesh import make_mesh, split_by_rows
 from llc_jax.models import registry
-from llc_jax.report.table import results_table
-from llc_jax.stages import LEARNT, Setting
+from llc_jax.report.table import results_tables
+from llc_jax.setting import CODEBOOK_FILE, Setting, codebook_file
 from llc_jax.training.logging import RunLog
 from llc_jax.training.loop import train_stage
 
 CONFIG_FILE = "config.json"
-CODEBOOK_FILE = "codebook.npz"
 RESULTS_FILE = "results.json"
 
 # What may change between the parts of a run, as it cannot change the result.
@@ -69,7 +69,8 @@ def run(
         setting = _set_up(config, workdir, make_mesh(devices), log)
         _on_first_process(write_json, workdir / CONFIG_FILE, _plain(config))
         results = _run_stages(setting, log)
-    log.show(results_table(results))
+    for table in results_tables(results):
+        log.show(table)
     log.say(f"Run: {workdir}")
     return results
 
@@ -132,39 +133,70 @@ def _run_stages(setting: Setting, log: RunLog) -> dict[str, float]:
 
 def _run_stage(setting: Setting, name: str, log: RunLog) -> dict[str, float]:
     """Trains a stage and evaluates it; leaves its checkpoints and its codebook."""
-    codebook, codebook_file = None, setting.workdir / CODEBOOK_FILE
-    given = setting.config.stages[name].codebook
-    if given:
-        codebook = stages.read_codebook(codebook_file if given == LEARNT else given, setting)
+    codebook = _given_codebook(setting, name)
     stage = stages.build_stage(setting, name, codebook)
     weights = parameter_overview.count_parameters(stage.abstract["params"])
     log.say(f"{name}: {stage.timetable.num_steps} steps, {weights:,} weights")
     with setting.checkpoints(name) as checkpoints:
         state = train_stage(stage, checkpoints, log)
-    figures = _name_figures(name, setting.config.stages[name].head["name"], stage.evaluate(state))
+    own, figures = _own_names(setting.config.stages, name), stage.evaluate(state)
     codebook = stages.learnt_codebook(state, setting.data.class_names) or codebook
-    if codebook is not None:
-        _on_first_process(codebook.save, codebook_file)
-        figures["codebook/unique"] = codebook.num_unique
-        figures["codebook/min_distance"] = codebook.min_distance
-    return figures
+    if codebook is None:
+        return _name_figures(own, figures)
+    for path in (codebook_file(setting.workdir, name), setting.workdir / CODEBOOK_FILE):
+        _on_first_process(codebook.save, path)
+    return _name_figures(own, figures) | {
+        f"codebook/{own.logits}unique": codebook.num_unique,
+        f"codebook/{own.logits}min_distance": codebook.min_distance,
+    }
 
 
-def _name_figures(stage: str, head: str, figures: Mapping[str, float]) -> dict[str, float]:
-    """Names a stage's figures in `results.json`.
+def _given_codebook(setting: Setting, name: str) -> Codebook | None:
+    """Returns the codebook that a stage is given, the same when it continues."""
+    path = codebook_file(setting.workdir, name)
+    exists = path.exists()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("looked for the codebook")
+    codebook = Codebook.load(path) if exists else codebooks.codebook_of(setting, name)
+    if codebook is not None and not exists:
+        _on_first_process(codebook.save, path)
+    return codebook
 
-    The instance codes' figures are `classification/mhd` and so on; those that the
-    codes of a codebook stage reach already are `classification/<stage>/mhd`. Class
-    logits are `linear` where they are linear, `class_code` where they are B(C) f.
+
+class _Names(NamedTuple):
+    """How a stage's figures are called in `results.json`.
+
+    Attributes:
+      logits, codes: what comes before the names of those figures.
+      class_logits: what the figures of its class logits are.
     """
-    prefix = f"{stage}/" if head == "codebook" else ""
-    logits = "class_code" if head == "codebook" else "linear"
+
+    logits: str
+    codes: str
+    class_logits: str
+
+
+def _own_names(configs: Mapping[str, StageConfig], name: str) -> _Names:
+    """Returns the names of a stage's figures.
+
+    The first stage of each head has them plain: `linear`, `class_code` (of B(C) f), and
+    `mhd` and so on; those of another one are `<stage>/mhd`. The codes that a codebook
+    stage reaches already are always `<stage>/mhd`.
+    """
+    head = configs[name].head["name"]
+    first = next(other for other, config in configs.items() if config.head["name"] == head)
+    own, codebook = "" if first == name else f"{name}/", head == "codebook"
+    return _Names(own, f"{name}/" if codebook else own, "class_code" if codebook else "linear")
+
+
+def _name_figures(own: _Names, figures: Mapping[str, float]) -> dict[str, float]:
     named = {}
     for name, value in figures.items():
         if name.startswith("class_logits"):
-            named[f"classification/{name.replace('class_logits', logits)}"] = value
+            name = own.logits + name.replace("class_logits", own.class_logits)
         else:
-            named[f"classification/{prefix}{name}"] = value
+            name = own.codes + name
+        named[f"classification/{name}"] = value
     return named
 
 

@@ -1,81 +1,26 @@
 """From a stage's config to what training and evaluation need of it."""
 
-import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable
 
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, Sharding
 
+from llc_jax import codebooks
 from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
-from llc_jax.config import OptimizerConfig, RunConfig, StageConfig, bind, choose
+from llc_jax.config import OptimizerConfig, StageConfig, bind, choose
 from llc_jax.data import pipeline
-from llc_jax.data.dataset import Dataset
 from llc_jax.errors import InputError
 from llc_jax.evaluation.classification import Classification
-from llc_jax.mesh import replicated, split_by_rows
-from llc_jax.models import registry
-from llc_jax.models.network import PureNetwork, Tree
+from llc_jax.setting import Setting, with_sharding
 from llc_jax.training import optimizer
 from llc_jax.training import state as states
 from llc_jax.training import step as steps
-from llc_jax.training.checkpoint import Checkpoints, restore_weights
 from llc_jax.training.loop import Stage, Timetable
 from llc_jax.training.objectives import OBJECTIVES, Figures
 from llc_jax.training.state import State
-
-LEARNT = "learnt"
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What all stages of a run share: its config, where it is kept, its images, its devices."""
-
-    config: RunConfig
-    workdir: pathlib.Path
-    data: Dataset
-    mesh: Mesh
-
-    @property
-    def whole(self) -> Sharding:
-        """The sharding of what every device holds."""
-        return replicated(self.mesh)
-
-    @property
-    def rows(self) -> Sharding:
-        """The sharding of batches."""
-        return split_by_rows(self.mesh)
-
-    def network(self, stage: str) -> PureNetwork:
-        """Builds the network of a stage."""
-        head, classes = self.config.stages[stage].head, len(self.data.class_names)
-        return build_network(self.config, head, classes)
-
-    def checkpoints(self, stage: str) -> Checkpoints:
-        """Opens the checkpoints of a stage."""
-        directory = checkpoint_directory(self.workdir, stage)
-        return Checkpoints(directory, self.config.checkpoint.keep)
-
-
-def checkpoint_directory(workdir: pathlib.Path, stage: str) -> pathlib.Path:
-    """Returns where the checkpoints of a stage are."""
-    return workdir / stage / "checkpoints"
-
-
-def load_weights(directory: pathlib.Path, network: PureNetwork, sharding: Sharding) -> Tree:
-    """Returns the `params` and `batch_stats` of a network from its newest checkpoint."""
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
-    abstract = dict(zip(("params", "batch_stats"), shapes, strict=True))
-    return restore_weights(directory, _with_sharding(abstract, sharding))
-
-
-def build_network(config: RunConfig, head: dict, num_classes: int) -> PureNetwork:
-    """Builds the config's network with a head."""
-    return registry.build(config.model, head, num_classes=num_classes, num_bits=config.num_bits)
 
 
 def check_stage(setting: Setting, name: str) -> None:
@@ -92,24 +37,8 @@ def check_stage(setting: Setting, name: str) -> None:
     choose(stage.optimizer.schedule, optimizer.SCHEDULES, f"{where}.optimizer.schedule")
     setting.network(name)
     if objective.fixed_codebook and not stage.codebook:
-        raise InputError(f"{where}.codebook is {LEARNT!r} or a file, not empty.")
-    if stage.codebook not in ("", LEARNT):
-        read_codebook(stage.codebook, setting)
-
-
-def read_codebook(path: str | pathlib.Path, setting: Setting) -> Codebook:
-    """Reads a codebook and checks that it fits the run's bits and classes."""
-    codebook, classes = Codebook.load(path), setting.data.class_names
-    expected = (len(classes), setting.config.num_bits)
-    if codebook.latent.shape != expected:
-        raise InputError(
-            f"The codebook {path} is of {codebook.num_classes} classes and {codebook.num_bits} "
-            f"bits; the run has {expected[0]} classes and config.num_bits={expected[1]}."
-        )
-    numbered = codebook.class_names == tuple(map(str, range(len(classes))))
-    if not numbered and codebook.class_names != classes:
-        raise InputError(f"The classes of the codebook {path} are not those of the data.")
-    return dataclasses.replace(codebook, class_names=classes)
+        raise InputError(f"{where}.codebook names a codebook, or a file of one; it is empty.")
+    codebooks.check(setting, name)
 
 
 def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage:
@@ -121,7 +50,7 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
       codebook: the fixed one of a stage that has it, or where a learnt one starts.
     """
     config, data, mesh = setting.config, setting.data, setting.mesh
-    stage, position = config.stages[name], list(config.stages).index(name)
+    stage, position = config.stages[name], setting.position(name)
     timetable = Timetable(
         num_examples=len(data.train.labels),
         batch_size=config.batch_size,
@@ -149,7 +78,7 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
         step=steps.compile_step(step, mesh),
         begin_epoch=begin_epoch,
         initial=initial,
-        abstract=_with_sharding(jax.eval_shape(create), setting.whole),
+        abstract=with_sharding(jax.eval_shape(create), setting.whole),
         images=data.train,
         part=pipeline.Slice.of(setting.rows, config.batch_size),
         sharding=setting.rows,
@@ -185,14 +114,7 @@ def learnt_codebook(state: State, class_names: tuple[str, ...]) -> Codebook | No
     latent = state["params"]["head"].get("latent")
     if latent is None:
         return None
-    return Codebook.from_numpy(jax.device_get(latent), class_names, LEARNT)
-
-
-def _with_sharding(tree: Tree, sharding: Sharding) -> Tree:
-    """Returns the abstract tree with a sharding on every leaf."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-    )
+    return Codebook.from_numpy(jax.device_get(latent), class_names, codebooks.LEARNT)
 
 
 def _objective(stage: StageConfig) -> Callable[..., Figures]:
@@ -224,9 +146,7 @@ def _optimizer(
 def _warm_start(setting: Setting, state: State, init_from: str, codebook: Codebook | None) -> State:
     """Takes over an earlier stage's weights, and a codebook where the stage learns one."""
     if init_from in setting.config.stages:
-        directory = checkpoint_directory(setting.workdir, init_from)
-        earlier = load_weights(directory, setting.network(init_from), setting.whole)
-        state = states.adopt(state, earlier)
+        state = states.adopt(state, setting.trained_weights(init_from))
     if codebook is not None and "latent" in state["params"]["head"]:
         latent = jax.device_put(codebook.latent, setting.whole)
         head = state["params"]["head"] | {"latent": latent}

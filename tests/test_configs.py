@@ -4,7 +4,7 @@ import pathlib
 import jax
 import pytest
 
-from llc_jax import stages
+from llc_jax import setting
 from llc_jax.config import parse
 from llc_jax.training.objectives import OBJECTIVES
 
@@ -26,7 +26,7 @@ def test_a_config_can_be_run(path):
     parsed = parse(config.to_dict())
     for stage in parsed.stages.values():
         assert stage.head["name"] == OBJECTIVES[stage.objective["name"]].head
-        network = stages.build_network(parsed, stage.head, num_classes=3)
+        network = setting.build_network(parsed, stage.head, num_classes=3)
         jax.eval_shape(network.init, jax.random.key(0))
 
 

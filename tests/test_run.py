@@ -207,9 +207,10 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"stages__linear__objective": {"name": "softmx"}}, "Did you mean 'softmax'"),
         ({"stages__linear__objective__smoothing": 1.0}, "softmax has no option 'smoothing'"),
         ({"stages__linear__head": {"name": "code"}}, "head.name is 'linear' for the objective"),
-        ({"stages__instance__codebook": ""}, "codebook is 'learnt' or a file, not empty"),
+        ({"stages__instance__codebook": ""}, "codebook names a codebook, or a file of one"),
         ({"stages__instance__codebook": "x.npz"}, "no codebook at x.npz"),
         ({"stages__linear__codebook": "learnt"}, "no earlier stage learns one"),
+        ({"stages__linear__codebook": "svd"}, "is 'svd', but there is no stage with a linear"),
         ({"stages__linear__optimizer__schedule": "cosin"}, "Did you mean 'cosine'"),
         ({"stages": {}}, "config.stages is empty"),
     ],
@@ -250,6 +251,28 @@ def test_a_codebook_from_a_file(unbroken, tmp_path):
     np.testing.assert_array_equal(codebook.latent, latent)
     assert codebook.class_names == tuple("0123456789")
     assert results["classification/bits_right"] > 4.5
+
+
+def test_codebooks_that_are_built(tmp_path, capsys):
+    stages = tree()["stages"]
+    codes = stages["instance"] | {"init_from": "linear", "epochs": 1}
+    built = ("svd", "cca", "random", "hadamard")
+    results = run(
+        tree(stages={"linear": stages["linear"], **{n: codes | {"codebook": n} for n in built}}),
+        tmp_path,
+    )
+    for name in built:
+        codebook = Codebook.load(tmp_path / name / "codebook.npz")
+        assert (codebook.source, codebook.class_names) == (name, tuple("0123456789"))
+        own = "" if name == "svd" else f"{name}/"
+        assert results[f"codebook/{own}unique"] == codebook.num_unique
+        assert results[f"classification/{own}bits_right"] > 4.5
+    kernel = weights(tmp_path, "linear")["['params']['head']['classifier']['kernel']"]
+    expected = Codebook.svd(kernel.T, 8)
+    np.testing.assert_array_equal(
+        Codebook.load(tmp_path / "svd/codebook.npz").packed, expected.packed
+    )
+    assert "least distance" in capsys.readouterr().out
 
 
 def test_phase_1_can_start_from_a_codebook(tmp_path, capsys):

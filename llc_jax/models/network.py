@@ -27,10 +27,14 @@ class Network(nnx.Module):
 
     def __call__(self, images: jax.Array) -> Output:
         """Maps uint8[B, H, W, 3] to the head's logits."""
+        return self.head(self.features(images))
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """Maps uint8[B, H, W, 3] to the backbone's features, float32[B, d]."""
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != jnp.uint8:
             raise TypeError(f"Images are uint8[B, H, W, 3], not {images.dtype}{images.shape}.")
         normalised = (images.astype(jnp.float32) - _MEAN[None, None, None]) / _STD[None, None, None]
-        return self.head(self.backbone(normalised))
+        return self.backbone(normalised)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +45,13 @@ class PureNetwork:
       init: key -> (params, batch_stats), float32 trees.
       train: (params, batch_stats, images) -> (Output, batch_stats after the batch).
       evaluate: (params, batch_stats, images) -> Output.
+      features: (params, batch_stats, images) -> float32[B, d], those of `evaluate`.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
     train: Callable[[Tree, Tree, jax.Array], tuple[Output, Tree]]
     evaluate: Callable[[Tree, Tree, jax.Array], Output]
+    features: Callable[[Tree, Tree, jax.Array], jax.Array]
 
 
 def purify(create: Callable[[nnx.Rngs], Network]) -> PureNetwork:
@@ -73,4 +79,7 @@ def purify(create: Callable[[nnx.Rngs], Network]) -> PureNetwork:
     def evaluate(params, stats, images):
         return nnx.merge(graphs["eval"], params, stats)(images)
 
-    return PureNetwork(init, train, evaluate)
+    def features(params, stats, images):
+        return nnx.merge(graphs["eval"], params, stats).features(images)
+
+    return PureNetwork(init, train, evaluate, features)

@@ -15,8 +15,19 @@ _ROWS = [
 ]
 
 
-def results_table(results: Mapping[str, float]) -> rich.table.Table:
-    """Draws the figures of `results.json`; those that a run does not have are left out."""
+def results_tables(results: Mapping[str, float]) -> list[rich.table.Table]:
+    """Draws the figures of `results.json`; those that a run does not have are left out.
+
+    Returns:
+      A table of decoders and, where a run compares codebooks, one of those.
+    """
+    compared = [key.split("/")[1] for key in results if key.endswith("/unique")]
+    compared = [name for name in compared if name != "unique"]
+    tables = [_decoders_table(results)]
+    return [*tables, _codebooks_table(results, compared)] if compared else tables
+
+
+def _decoders_table(results: Mapping[str, float]) -> rich.table.Table:
     caption = []
     if "codebook/unique" in results:
         caption.append(f"{results['codebook/unique']} unique class codes")
@@ -29,10 +40,24 @@ def results_table(results: Mapping[str, float]) -> rich.table.Table:
     table.add_column("top 5", justify="right")
     for key, title in _ROWS:
         if f"classification/{key}" in results:
-            top5 = results.get(f"classification/{key}_top5")
-            table.add_row(
-                title,
-                f"{results[f'classification/{key}']:.2%}",
-                "" if top5 is None else f"{top5:.2%}",
-            )
+            table.add_row(title, *(_percent(results, f"{key}{top}") for top in ("", "_top5")))
     return table
+
+
+def _codebooks_table(results: Mapping[str, float], compared: list[str]) -> rich.table.Table:
+    table = rich.table.Table()
+    table.add_column("codebook")
+    for title in ("unique", "least distance", "ED", "MHD", "soft"):
+        table.add_column(title, justify="right")
+    for title, own in [("learnt", ""), *((name, f"{name}/") for name in compared)]:
+        table.add_row(
+            title,
+            *(str(results[f"codebook/{own}{name}"]) for name in ("unique", "min_distance")),
+            *(_percent(results, f"{own}{name}") for name in ("ed", "mhd", "soft")),
+        )
+    return table
+
+
+def _percent(results: Mapping[str, float], name: str) -> str:
+    value = results.get(f"classification/{name}")
+    return "" if value is None else f"{value:.2%}"

@@ -1,0 +1,131 @@
+"""Where a stage's codebook comes from: an earlier stage, a construction, or a file.
+
+learnt     by the last codebook stage before
+random     by chance
+hadamard   by chance too, and far apart
+svd        from the classifier of the last linear stage before
+cca        from the features of the training images in that stage
+a path     of a file that `Codebook.load` reads
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llc_jax.codes import construction
+from llc_jax.codes.codebook import Codebook
+from llc_jax.data import pipeline
+from llc_jax.errors import InputError
+from llc_jax.setting import Setting, codebook_file
+
+LEARNT = "learnt"
+
+
+def check(setting: Setting, stage: str) -> None:
+    """Raises an InputError if the stage's codebook cannot be had, or does not fit."""
+    given = setting.config.stages[stage].codebook
+    if given in _BUILT_ON_LINEAR and setting.last_before(stage, "linear") is None:
+        raise InputError(
+            f"config.stages.{stage}.codebook is {given!r}, but there is no stage with a linear "
+            "head before it to build it on."
+        )
+    if given and given != LEARNT and given not in _BUILT:
+        _read(given, setting)
+
+
+def codebook_of(setting: Setting, stage: str) -> Codebook | None:
+    """Returns the codebook that a stage is trained with, or starts from; None without one."""
+    given = setting.config.stages[stage].codebook
+    if not given:
+        return None
+    if given == LEARNT:
+        learnt_by = setting.last_before(stage, "codebook")
+        return _read(codebook_file(setting.workdir, learnt_by), setting)
+    if given in _BUILT:
+        return _named(_BUILT[given](setting, stage), setting)
+    return _read(given, setting)
+
+
+def _random(setting: Setting, stage: str) -> Codebook:
+    return Codebook.random(*_shape(setting), seed=_seed(setting, stage))
+
+
+def _hadamard(setting: Setting, stage: str) -> Codebook:
+    return Codebook.hadamard(*_shape(setting), seed=_seed(setting, stage))
+
+
+def _svd(setting: Setting, stage: str) -> Codebook:
+    linear = setting.last_before(stage, "linear")
+    kernel = setting.trained_weights(linear)["params"]["head"]["classifier"]["kernel"]
+    return Codebook.svd(np.asarray(kernel).T, setting.config.num_bits)
+
+
+def _cca(setting: Setting, stage: str) -> Codebook:
+    moments = _training_moments(setting, setting.last_before(stage, "linear"))
+    latent = construction.cca_of_moments(moments, setting.config.num_bits)
+    return Codebook.from_numpy(latent, source="cca")
+
+
+_BUILT: dict[str, Callable[[Setting, str], Codebook]] = {
+    "random": _random,
+    "hadamard": _hadamard,
+    "svd": _svd,
+    "cca": _cca,
+}
+_BUILT_ON_LINEAR = ("svd", "cca")
+
+
+def _training_moments(setting: Setting, stage: str) -> construction.Moments:
+    """Returns the moments of the features of all training images after a stage."""
+    weights, network = setting.trained_weights(stage), setting.network(stage)
+    part = pipeline.Slice.of(setting.rows, setting.config.batch_size)
+    classes = len(setting.data.class_names)
+
+    @functools.partial(jax.jit, out_shardings=setting.whole)
+    def add_up(weights, batch):
+        features = network.features(weights["params"], weights["batch_stats"], batch["image"])
+        ones = jax.nn.one_hot(batch["label"], classes) * batch["mask"][:, None]
+        product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+        masked = features * batch["mask"][:, None]
+        sums, squares = product(ones.T, features), product(masked.T, features)
+        return construction.Moments(jnp.sum(ones, axis=0), sums, squares)
+
+    batches = pipeline.eval_batches(setting.data.train, part)
+    total = construction.Moments(0.0, 0.0, 0.0)
+    for batch in pipeline.on_devices(batches, setting.rows):
+        found = jax.device_get(add_up(weights, batch))
+        total = jax.tree.map(lambda a, b: a + np.asarray(b, np.float64), total, found)
+    return total
+
+
+def _read(path: str | pathlib.Path, setting: Setting) -> Codebook:
+    """Reads a codebook and checks that it fits the run's bits and classes."""
+    codebook, classes = Codebook.load(path), setting.data.class_names
+    expected = (len(classes), setting.config.num_bits)
+    if codebook.latent.shape != expected:
+        raise InputError(
+            f"The codebook {path} is of {codebook.num_classes} classes and {codebook.num_bits} "
+            f"bits; the run has {expected[0]} classes and config.num_bits={expected[1]}."
+        )
+    numbered = codebook.class_names == tuple(map(str, range(len(classes))))
+    if not numbered and codebook.class_names != classes:
+        raise InputError(f"The classes of the codebook {path} are not those of the data.")
+    return _named(codebook, setting)
+
+
+def _named(codebook: Codebook, setting: Setting) -> Codebook:
+    return dataclasses.replace(codebook, class_names=setting.data.class_names)
+
+
+def _shape(setting: Setting) -> tuple[int, int]:
+    return len(setting.data.class_names), setting.config.num_bits
+
+
+def _seed(setting: Setting, stage: str) -> int:
+    words = [setting.config.seed, setting.position(stage)]
+    return int(np.random.SeedSequence(words).generate_state(1)[0])

@@ -1,0 +1,90 @@
+"""What all stages of a run share, and where each keeps what it makes."""
+
+import dataclasses
+import pathlib
+
+import jax
+from jax.sharding import Mesh, Sharding
+
+from llc_jax.config import RunConfig
+from llc_jax.data.dataset import Dataset
+from llc_jax.mesh import replicated, split_by_rows
+from llc_jax.models import registry
+from llc_jax.models.network import PureNetwork, Tree
+from llc_jax.training.checkpoint import Checkpoints, restore_weights
+
+CODEBOOK_FILE = "codebook.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A run's config, where it is kept, its images, its devices."""
+
+    config: RunConfig
+    workdir: pathlib.Path
+    data: Dataset
+    mesh: Mesh
+
+    @property
+    def whole(self) -> Sharding:
+        """The sharding of what every device holds."""
+        return replicated(self.mesh)
+
+    @property
+    def rows(self) -> Sharding:
+        """The sharding of batches."""
+        return split_by_rows(self.mesh)
+
+    def network(self, stage: str) -> PureNetwork:
+        """Builds the network of a stage."""
+        head, classes = self.config.stages[stage].head, len(self.data.class_names)
+        return build_network(self.config, head, classes)
+
+    def checkpoints(self, stage: str) -> Checkpoints:
+        """Opens the checkpoints of a stage."""
+        directory = checkpoint_directory(self.workdir, stage)
+        return Checkpoints(directory, self.config.checkpoint.keep)
+
+    def trained_weights(self, stage: str) -> Tree:
+        """Returns the `params` and `batch_stats` that an earlier stage has ended with."""
+        directory = checkpoint_directory(self.workdir, stage)
+        return load_weights(directory, self.network(stage), self.whole)
+
+    def position(self, stage: str) -> int:
+        """Returns the stage's place among the stages, from 0."""
+        return list(self.config.stages).index(stage)
+
+    def last_before(self, stage: str, head: str) -> str | None:
+        """Returns the last stage with such a head before a stage, if there is one."""
+        earlier = list(self.config.stages)[: self.position(stage)]
+        named = [name for name in earlier if self.config.stages[name].head.get("name") == head]
+        return named[-1] if named else None
+
+
+def checkpoint_directory(workdir: pathlib.Path, stage: str) -> pathlib.Path:
+    """Returns where the checkpoints of a stage are."""
+    return workdir / stage / "checkpoints"
+
+
+def codebook_file(workdir: pathlib.Path, stage: str) -> pathlib.Path:
+    """Returns where the codebook is that a stage has learnt, or was trained with."""
+    return workdir / stage / CODEBOOK_FILE
+
+
+def build_network(config: RunConfig, head: dict, num_classes: int) -> PureNetwork:
+    """Builds the config's network with a head."""
+    return registry.build(config.model, head, num_classes=num_classes, num_bits=config.num_bits)
+
+
+def load_weights(directory: pathlib.Path, network: PureNetwork, sharding: Sharding) -> Tree:
+    """Returns the `params` and `batch_stats` of a network from its newest checkpoint."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    abstract = dict(zip(("params", "batch_stats"), shapes, strict=True))
+    return restore_weights(directory, with_sharding(abstract, sharding))
+
+
+def with_sharding(tree: Tree, sharding: Sharding) -> Tree:
+    """Returns the abstract tree with a sharding on every leaf."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
