@@ -12,6 +12,7 @@ def base() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.num_bits = 20
+    config.prefixes = ()
     config.batch_size = 128
     config.model = resnet("resnet50")
     config.data = ConfigDict(

@@ -101,6 +101,8 @@ class RunConfig:
     Attributes:
       seed: of everything random.
       num_bits: k.
+      prefixes: shorter codebooks that the first so many bits shall be too: a nested
+        codebook, trained in both phases and evaluated with every prefix.
       batch_size: over all devices and processes.
       model: `name` in `models.registry`, `dtype`, and options of the backbone.
       eval_epochs: epochs between evaluations during training; 0 for none.
@@ -108,6 +110,7 @@ class RunConfig:
 
     seed: int
     num_bits: int
+    prefixes: tuple[int, ...]
     batch_size: int
     data: DataConfig
     model: dict
@@ -131,6 +134,9 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
     for key, value in positive.items():
         if value < 1:
             raise InputError(f"config.{key} is at least 1, not {value}.")
+    for bits in parsed.prefixes:
+        if not 0 < bits < parsed.num_bits:
+            raise InputError(f"config.prefixes are from 1 to {parsed.num_bits - 1}, not {bits}.")
     if not parsed.stages:
         raise InputError("config.stages is empty: a run needs at least one stage.")
     _check_order(parsed.stages)
@@ -182,6 +188,9 @@ def _parse(kind: type, value: Any, path: str) -> Any:
         return {key: _parse(arguments[1], item, f"{path}.{key}") for key, item in items}
     if kind is dict:
         return dict(_expect(Mapping, value, path))
+    if origin is tuple:
+        items = enumerate(_expect(tuple | list, value, path))
+        return tuple(_parse(arguments[0], item, f"{path}[{index}]") for index, item in items)
     if origin is types.UnionType:
         return None if value is None else _parse(arguments[0], value, path)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -202,9 +211,10 @@ def _parse_dataclass(kind: type, value: Mapping, path: str) -> Any:
     return kind(**{key: _parse(of, value[key], f"{path}.{key}") for key, of in fields.items()})
 
 
-def _expect(kind: type, value: Any, path: str) -> Any:
+def _expect(kind: type | types.UnionType, value: Any, path: str) -> Any:
     if not isinstance(value, kind):
-        raise InputError(f"{path} is {kind.__name__.lower()}, not {value!r}.")
+        name = getattr(kind, "__name__", str(kind)).lower()
+        raise InputError(f"{path} is {name}, not {value!r}.")
     return value
 
 

@@ -44,7 +44,8 @@ class Model:
         )
 
         def code_logits(weights: Tree, images: jax.Array) -> jax.Array:
-            return network.evaluate(weights["params"], weights["batch_stats"], images).code_logits
+            output = network.evaluate(weights["params"], weights["batch_stats"], images)
+            return output.code_logits[:, : codebook.num_bits]
 
         compiled = jax.jit(code_logits, in_shardings=(whole, rows), out_shardings=rows)
         self._code_logits = functools.partial(compiled, weights)
@@ -120,11 +121,12 @@ class Model:
             raise InputError(f"Cannot read the image {path}: {error.strerror}.") from error
 
 
-def load(path: str | os.PathLike) -> Model:
+def load(path: str | os.PathLike, num_bits: int | None = None) -> Model:
     """Loads a trained model.
 
     Args:
       path: a run's workdir, for its last stage; or a stage's folder in it.
+      num_bits: use only the first so many bits, of a nested codebook; None for all.
 
     Raises:
       InputError: if there is no such run, it is not finished, or it has no codes.
@@ -147,6 +149,7 @@ def load(path: str | os.PathLike) -> Model:
             f"The stage {stage!r} of {workdir} is a linear classifier: it has no codes."
         )
     codebook = Codebook.load(setting.codebook_file(workdir, stage))
+    codebook = codebook if num_bits is None else codebook.prefix(num_bits)
     return Model(config, head, codebook, setting.checkpoint_directory(workdir, stage))
 
 

@@ -145,10 +145,12 @@ def _run_stage(setting: Setting, name: str, log: RunLog) -> dict[str, float]:
         return _name_figures(own, figures)
     for path in (codebook_file(setting.workdir, name), setting.workdir / CODEBOOK_FILE):
         _on_first_process(codebook.save, path)
-    return _name_figures(own, figures) | {
-        f"codebook/{own.logits}unique": codebook.num_unique,
-        f"codebook/{own.logits}min_distance": codebook.min_distance,
-    }
+    named = _name_figures(own, figures)
+    shorter = {f"prefix_{bits}/": codebook.prefix(bits) for bits in setting.config.prefixes}
+    for which, part in {"": codebook, **shorter}.items():
+        named[f"codebook/{own.logits}{which}unique"] = part.num_unique
+        named[f"codebook/{own.logits}{which}min_distance"] = part.min_distance
+    return named
 
 
 def _given_codebook(setting: Setting, name: str) -> Codebook | None:

@@ -28,7 +28,7 @@ def check_stage(setting: Setting, name: str) -> None:
     stage, where = setting.config.stages[name], f"config.stages.{name}"
     objective_name, head_name = stage.objective.get("name"), stage.head.get("name")
     objective = choose(objective_name, OBJECTIVES, f"{where}.objective.name")
-    _objective(stage)
+    _objective(stage, setting.config.prefixes)
     if head_name != objective.head:
         raise InputError(
             f"{where}.head.name is {objective.head!r} for the objective {objective_name!r}, "
@@ -63,7 +63,7 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
     objective = OBJECTIVES[stage.objective["name"]]
     key = jax.random.fold_in(jax.random.key(config.seed), position)
     create = functools.partial(states.create, network, sgd, objective.figures, key)
-    step = steps.make_step(network, _objective(stage), sgd, data.augment)
+    step = steps.make_step(network, _objective(stage, config.prefixes), sgd, data.augment)
     fixed_codes = codebook is not None and objective.fixed_codebook
 
     begin_epoch = jax.jit(states.begin_epoch, out_shardings=setting.whole)
@@ -104,7 +104,8 @@ def evaluation(
             class_codes = packing.pack(state["params"]["head"]["latent"])
         encode_images = functools.partial(encode, state["params"], state["batch_stats"])
         batches = pipeline.eval_batches(setting.data.evaluation, part)
-        return Classification(encode_images, class_codes).run(pipeline.on_devices(batches, rows))
+        classification = Classification(encode_images, class_codes, setting.config.prefixes)
+        return classification.run(pipeline.on_devices(batches, rows))
 
     return evaluate
 
@@ -117,10 +118,12 @@ def learnt_codebook(state: State, class_names: tuple[str, ...]) -> Codebook | No
     return Codebook.from_numpy(jax.device_get(latent), class_names, codebooks.LEARNT)
 
 
-def _objective(stage: StageConfig) -> Callable[..., Figures]:
+def _objective(stage: StageConfig, prefixes: tuple[int, ...]) -> Callable[..., Figures]:
     options = dict(stage.objective)
     name = options.pop("name")
-    return bind(OBJECTIVES[name].function, options, f"The objective {name}")
+    function = bind(OBJECTIVES[name].function, options, f"The objective {name}")
+    has_codes = OBJECTIVES[name].head != "linear"
+    return functools.partial(function, prefixes=prefixes) if has_codes else function
 
 
 def _optimizer(

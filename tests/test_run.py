@@ -8,6 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+import llc_jax
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.run import run
@@ -213,6 +214,9 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"stages__linear__codebook": "svd"}, "is 'svd', but there is no stage with a linear"),
         ({"stages__linear__optimizer__schedule": "cosin"}, "Did you mean 'cosine'"),
         ({"stages": {}}, "config.stages is empty"),
+        ({"prefixes": (4, 8)}, "config.prefixes are from 1 to 7, not 8"),
+        ({"prefixes": 4}, "config.prefixes is tuple | list, not 4"),
+        ({"prefixes": ("a",)}, r"config.prefixes\[0\] is int, not 'a'"),
     ],
 )
 def test_a_wrong_config_fails_before_anything_is_written(tmp_path, changes, message):
@@ -273,6 +277,20 @@ def test_codebooks_that_are_built(tmp_path, capsys):
         Codebook.load(tmp_path / "svd/codebook.npz").packed, expected.packed
     )
     assert "least distance" in capsys.readouterr().out
+
+
+def test_a_nested_codebook(tmp_path, capsys):
+    results = run(tree(prefixes=(4, 6)), tmp_path)
+    codebook = Codebook.load(tmp_path / "codebook.npz")
+    for bits in (4, 6):
+        assert results[f"codebook/prefix_{bits}/unique"] == codebook.prefix(bits).num_unique
+        assert results[f"classification/prefix_{bits}/bits_right"] > 0.6 * bits
+        assert 0 < results[f"classification/codebook/prefix_{bits}/mhd"] < 1
+    assert "prefix_6" in capsys.readouterr().out
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    whole, part = llc_jax.load(tmp_path), llc_jax.load(tmp_path, num_bits=6)
+    np.testing.assert_array_equal(part.code_logits(images), whole.code_logits(images)[:, :6])
+    assert part.classify(images)[1].max() <= 6
 
 
 def test_phase_1_can_start_from_a_codebook(tmp_path, capsys):

@@ -78,6 +78,12 @@ class Codebook:
         """The least Hamming distance between two classes, in bits (k for one class)."""
         return hamming.least_distance(self.packed, self.num_bits)
 
+    def prefix(self, num_bits: int) -> "Codebook":
+        """Returns the codebook of the first bits alone."""
+        if not 1 <= num_bits <= self.num_bits:
+            raise InputError(f"A prefix has from 1 to {self.num_bits} bits, not {num_bits}.")
+        return dataclasses.replace(self, latent=self.latent[:, :num_bits])
+
     @classmethod
     def from_numpy(
         cls,

@@ -19,11 +19,18 @@ class Classification:
       encode: uint8[B, H, W, 3] -> Output, jitted.
       class_codes: uint32[L, ceil(k / 32)], or None where the output has no code
         logits.
+      prefixes: also report what the first so many bits alone achieve.
     """
 
-    def __init__(self, encode: Callable[[jax.Array], Output], class_codes: jax.Array | None = None):
+    def __init__(
+        self,
+        encode: Callable[[jax.Array], Output],
+        class_codes: jax.Array | None = None,
+        prefixes: tuple[int, ...] = (),
+    ):
         self._encode = encode
         self._class_codes = class_codes
+        self._prefixes = prefixes
 
     def run(self, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         """Returns mean figures over all examples that the batches do not mask.
@@ -41,12 +48,14 @@ class Classification:
           soft, soft_top5: accuracy of the argmax of B(C) f
           bits_right: mean number of bits in which g = c
 
-        The figures for the best five of L classes exist where L > 5.
+        The figures for the best five of L classes exist where L > 5. Those of the first
+        n bits alone are `prefix_<n>/mhd` and so on.
         """
         totals = []
         for batch in batches:
             output = self._encode(batch["image"])
-            totals.append(_count(output, batch["label"], batch["mask"], self._class_codes))
+            total = _count(output, batch["label"], batch["mask"], self._class_codes, self._prefixes)
+            totals.append(total)
         totals = jax.device_get(totals)
         if not totals:
             raise ValueError("There are no batches to evaluate.")
@@ -55,9 +64,13 @@ class Classification:
         return {name: total / examples for name, total in sums.items()}
 
 
-@jax.jit
+@jax.jit(static_argnums=4)
 def _count(
-    output: Output, labels: jax.Array, mask: jax.Array, class_codes: jax.Array | None
+    output: Output,
+    labels: jax.Array,
+    mask: jax.Array,
+    class_codes: jax.Array | None,
+    prefixes: tuple[int, ...],
 ) -> dict[str, jax.Array]:
     """Sums each figure over the examples of a batch."""
     figures = {"examples": jnp.ones(labels.shape)}
@@ -65,6 +78,11 @@ def _count(
         figures |= _of_logits("class_logits", output.class_logits, labels)
     if output.code_logits is not None:
         figures |= _of_codes(output.code_logits, labels, class_codes)
+        for bits in prefixes:
+            signs = packing.unpack(class_codes, output.code_logits.shape[1])
+            class_prefixes = packing.pack(signs[:, :bits])
+            shorter = _of_codes(output.code_logits[:, :bits], labels, class_prefixes)
+            figures |= {f"prefix_{bits}/{name}": values for name, values in shorter.items()}
     return {
         name: jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0))
         for name, values in figures.items()

@@ -18,10 +18,13 @@ class Output(NamedTuple):
     Attributes:
       code_logits: float32[B, k], f = F(x) P, or None (linear head).
       class_logits: float32[B, L], or None (code head).
+      class_vectors: float32[L, k], s B(C), whose products with the code logits the
+        class logits are; or None (linear and code head).
     """
 
     code_logits: jax.Array | None
     class_logits: jax.Array | None
+    class_vectors: jax.Array | None = None
 
 
 class LinearHead(nnx.Module):
@@ -70,8 +73,8 @@ class CodebookHead(nnx.Module):
     def __call__(self, features: jax.Array) -> Output:
         """Maps float32[B, d] to code logits and class logits."""
         code_logits = self.projection(features)
-        class_logits = self.logit_scale * (code_logits @ sign_ste(self.latent[...]).T)
-        return Output(code_logits, class_logits)
+        class_vectors = self.logit_scale * sign_ste(self.latent[...])
+        return Output(code_logits, code_logits @ class_vectors.T, class_vectors)
 
 
 class CodeHead(nnx.Module):

@@ -21,10 +21,13 @@ def results_tables(results: Mapping[str, float]) -> list[rich.table.Table]:
     Returns:
       A table of decoders and, where a run compares codebooks, one of those.
     """
-    compared = [key.split("/")[1] for key in results if key.endswith("/unique")]
-    compared = [name for name in compared if name != "unique"]
+    compared = [
+        key.removeprefix("codebook/").removesuffix("unique")
+        for key in results
+        if key.startswith("codebook/") and key.endswith("unique")
+    ]
     tables = [_decoders_table(results)]
-    return [*tables, _codebooks_table(results, compared)] if compared else tables
+    return [*tables, _codebooks_table(results, compared)] if len(compared) > 1 else tables
 
 
 def _decoders_table(results: Mapping[str, float]) -> rich.table.Table:
@@ -49,9 +52,9 @@ def _codebooks_table(results: Mapping[str, float], compared: list[str]) -> rich.
     table.add_column("codebook")
     for title in ("unique", "least distance", "ED", "MHD", "soft"):
         table.add_column(title, justify="right")
-    for title, own in [("learnt", ""), *((name, f"{name}/") for name in compared)]:
+    for own in compared:
         table.add_row(
-            title,
+            own.removesuffix("/") or "as above",
             *(str(results[f"codebook/{own}{name}"]) for name in ("unique", "min_distance")),
             *(_percent(results, f"{own}{name}") for name in ("ed", "mhd", "soft")),
         )

@@ -5,7 +5,8 @@ None, where the stage has no fixed codebook) to named figures for each example,
 float32[B]. The one called `loss` is minimised; the others are logged.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -41,21 +42,44 @@ def softmax(
 
 
 def codebook(
-    output: Output, labels: jax.Array, class_codes: None = None, *, label_smoothing: float = 0.0
+    output: Output,
+    labels: jax.Array,
+    class_codes: None = None,
+    *,
+    label_smoothing: float = 0.0,
+    prefixes: Sequence[int] = (),
 ) -> Figures:
     """Softmax cross-entropy of the logits s B(C) f: phase 1.
 
     `logit_scale` is the standard deviation of an example's class logits. Where it
     falls to 0 and stays there, the features have died: the loss is ln L for good.
 
+    Args:
+      output: code logits f, class logits and class vectors s B(C).
+      labels: int32[B].
+      class_codes: not used.
+      label_smoothing: as in `softmax`.
+      prefixes: of a nested codebook; the loss is the mean over the whole code and its
+        first so many bits.
+
     References:
-      LLC, equation 2.
+      LLC, equation 2; section 4.4 for nested codebooks.
     """
-    figures = softmax(output, labels, class_codes, label_smoothing=label_smoothing)
-    return figures | {"logit_scale": jnp.std(output.class_logits, axis=1)}
+    del class_codes
+    smooth_softmax = functools.partial(softmax, labels=labels, label_smoothing=label_smoothing)
+    figures, losses = smooth_softmax(output), []
+    for bits in prefixes:
+        class_logits = output.code_logits[:, :bits] @ output.class_vectors[:, :bits].T
+        losses.append(smooth_softmax(Output(None, class_logits))["loss"])
+    return figures | {
+        "loss": sum(losses, figures["loss"]) / (len(losses) + 1),
+        "logit_scale": jnp.std(output.class_logits, axis=1),
+    }
 
 
-def instance(output: Output, labels: jax.Array, class_codes: jax.Array) -> Figures:
+def instance(
+    output: Output, labels: jax.Array, class_codes: jax.Array, *, prefixes: Sequence[int] = ()
+) -> Figures:
     """Binary cross-entropy of each code logit with the class's bit: phase 2.
 
     Args:
@@ -63,6 +87,7 @@ def instance(output: Output, labels: jax.Array, class_codes: jax.Array) -> Figur
       labels: int32[B].
       class_codes: uint32[L, ceil(k / 32)]. Only the B codes of the labels are
         unpacked, so the cost does not grow with L.
+      prefixes: as in `codebook`.
 
     References:
       LLC, equation 3, averaged over the bits as in the official code.
@@ -70,8 +95,9 @@ def instance(output: Output, labels: jax.Array, class_codes: jax.Array) -> Figur
     logits = output.code_logits
     targets = packing.unpack(class_codes[labels], logits.shape[1])
     losses = optax.sigmoid_binary_cross_entropy(logits, (targets > 0).astype(jnp.float32))
+    means = [jnp.mean(losses[:, :bits], axis=1) for bits in (*prefixes, logits.shape[1])]
     return {
-        "loss": jnp.mean(losses, axis=1),
+        "loss": sum(means) / len(means),
         "bits_right": jnp.mean((sign(logits) == targets).astype(jnp.float32), axis=1),
     }
 

@@ -33,7 +33,7 @@ def oracle(f, codes, labels):
     return {name: np.mean([row[name] for row in rows]) for name in rows[0]}
 
 
-def evaluate(f, labels, encode, class_codes, devices=8, batch_size=16):
+def evaluate(f, labels, encode, class_codes, devices=8, batch_size=16, prefixes=()):
     """Runs the evaluation over examples that carry their index as their image."""
     mesh = make_mesh(jax.devices()[:devices])
     rows = split_by_rows(mesh)
@@ -42,7 +42,7 @@ def evaluate(f, labels, encode, class_codes, devices=8, batch_size=16):
     images = pipeline.InMemory(images[:, None, None, :], labels)
     part = pipeline.Slice.of(rows, batch_size)
     batches = pipeline.on_devices(pipeline.eval_batches(images, part), rows)
-    return Classification(encode, class_codes).run(batches)
+    return Classification(encode, class_codes, prefixes).run(batches)
 
 
 def lookup(table, images):
@@ -108,3 +108,18 @@ def test_class_logits():
             "class_logits_top5": (order[:, :5] == labels[:, None]).any(1).mean(),
         }
     )
+
+
+def test_prefixes_are_codes_of_their_own():
+    rng = np.random.default_rng(0)
+    codes = rng.choice([-1, 1], size=(12, 40))
+    labels = rng.integers(12, size=200).astype(np.int32)
+    f = (codes[labels] + rng.normal(scale=1.2, size=(200, 40))).astype(np.float32)
+    table = jnp.asarray(f)
+    found = evaluate(
+        f, labels, lambda x: Output(lookup(table, x), None), packing.pack(codes), prefixes=(5, 33)
+    )
+    for bits in (5, 33):
+        for name, value in oracle(f[:, :bits], codes[:, :bits], labels).items():
+            assert found[f"prefix_{bits}/{name}"] == pytest.approx(value, abs=1e-6), name
+    assert found["mhd"] == pytest.approx(oracle(f, codes, labels)["mhd"], abs=1e-6)

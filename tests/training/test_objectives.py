@@ -73,3 +73,21 @@ def test_extreme_logits_stay_finite():
     codes = packing.pack(np.ones((2, 2), np.int8))
     assert jnp.isfinite(objectives.softmax(Output(None, huge), labels)["loss"]).all()
     assert jnp.isfinite(objectives.instance(Output(huge, None), labels, codes)["loss"]).all()
+
+
+def test_nested_losses_are_the_mean_over_prefixes():
+    f, codes, labels = example()
+    codes_whole = packing.pack(codes)
+    vectors = 0.3 * codes.astype(np.float32)
+    whole = Output(jnp.asarray(f), jnp.asarray(f @ vectors.T), jnp.asarray(vectors))
+    for name, prefixes in [("codebook", (2, 5)), ("instance", (4,))]:
+        function = objectives.OBJECTIVES[name].function
+        losses = []
+        for bits in (K, *prefixes):
+            part = Output(whole.code_logits[:, :bits], f[:, :bits] @ vectors[:, :bits].T)
+            losses.append(function(part, labels, packing.pack(codes[:, :bits]))["loss"])
+        found = function(whole, jnp.asarray(labels), codes_whole, prefixes=prefixes)
+        np.testing.assert_allclose(found["loss"], np.mean(losses, axis=0), rtol=1e-5)
+        plain = function(whole, jnp.asarray(labels), codes_whole)
+        for other in plain.keys() - {"loss"}:
+            np.testing.assert_array_equal(found[other], plain[other])
