@@ -31,6 +31,7 @@ def base() -> ConfigDict:
     config.stages = ConfigDict(sort_keys=False)  # They run in the order given.
     config.checkpoint = ConfigDict({"keep": 2, "steps": 0})
     config.eval_epochs = 0
+    config.decoders = ()
     return config
 
 

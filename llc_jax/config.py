@@ -106,6 +106,8 @@ class RunConfig:
       batch_size: over all devices and processes.
       model: `name` in `models.registry`, `dtype`, and options of the backbone.
       eval_epochs: epochs between evaluations during training; 0 for none.
+      decoders: to measure at the end of each stage that trains codes; names as
+        `codes.decoders.make` takes them.
     """
 
     seed: int
@@ -117,6 +119,7 @@ class RunConfig:
     stages: dict[str, StageConfig]
     checkpoint: CheckpointConfig
     eval_epochs: int
+    decoders: tuple[str, ...]
 
 
 def parse(config: Mapping[str, Any]) -> RunConfig:

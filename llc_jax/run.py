@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from llc_jax import codebooks, stages
-from llc_jax.codes import packing
+from llc_jax.codes import decoders, packing
 from llc_jax.codes.codebook import Codebook
 from llc_jax.config import RunConfig, StageConfig, parse
 from llc_jax.data import pipeline
@@ -107,6 +107,8 @@ def _set_up(config: RunConfig, workdir: pathlib.Path, mesh: Mesh, log: RunLog) -
             f"A batch of {config.batch_size} is larger than the {size} training images: "
             "choose a smaller batch_size."
         )
+    for name in config.decoders:
+        decoders.make(name, Codebook.random(1, config.num_bits))
     setting = Setting(config, workdir, data, mesh)
     for name in config.stages:
         stages.check_stage(setting, name)
@@ -146,6 +148,9 @@ def _run_stage(setting: Setting, name: str, log: RunLog) -> dict[str, float]:
     for path in (codebook_file(setting.workdir, name), setting.workdir / CODEBOOK_FILE):
         _on_first_process(codebook.save, path)
     named = _name_figures(own, figures)
+    if setting.config.decoders:
+        measured = stages.measure_decoders(setting, name, state, codebook)
+        named |= {f"decoding/{own.codes}{key}": value for key, value in measured.items()}
     shorter = {f"prefix_{bits}/": codebook.prefix(bits) for bits in setting.config.prefixes}
     for which, part in {"": codebook, **shorter}.items():
         named[f"codebook/{own.logits}{which}unique"] = part.num_unique

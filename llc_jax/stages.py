@@ -1,7 +1,7 @@
 """From a stage's config to what training and evaluation need of it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -14,6 +14,8 @@ from llc_jax.config import OptimizerConfig, StageConfig, bind, choose
 from llc_jax.data import pipeline
 from llc_jax.errors import InputError
 from llc_jax.evaluation.classification import Classification
+from llc_jax.evaluation.decoding import Decoding
+from llc_jax.models.heads import Output
 from llc_jax.setting import Setting, with_sharding
 from llc_jax.training import optimizer
 from llc_jax.training import state as states
@@ -93,21 +95,37 @@ def evaluation(
     setting: Setting, name: str, codebook: Codebook | None
 ) -> Callable[[State], dict[str, float]]:
     """Returns the function from a stage's state to its classification figures."""
-    network = setting.network(name)
-    part = pipeline.Slice.of(setting.rows, setting.config.batch_size)
-    whole, rows = setting.whole, setting.rows
-    encode = jax.jit(network.evaluate, in_shardings=(whole, whole, rows))
+    encode = _encoder(setting, name)
 
     def evaluate(state: State) -> dict[str, float]:
         class_codes = None if codebook is None else codebook.packed
         if "latent" in state["params"]["head"]:
             class_codes = packing.pack(state["params"]["head"]["latent"])
         encode_images = functools.partial(encode, state["params"], state["batch_stats"])
-        batches = pipeline.eval_batches(setting.data.evaluation, part)
         classification = Classification(encode_images, class_codes, setting.config.prefixes)
-        return classification.run(pipeline.on_devices(batches, rows))
+        return classification.run(_evaluation_batches(setting))
 
     return evaluate
+
+
+def measure_decoders(
+    setting: Setting, name: str, state: State, codebook: Codebook
+) -> dict[str, float]:
+    """Returns the accuracy and the throughput of the config's decoders after a stage."""
+    encode = functools.partial(_encoder(setting, name), state["params"], state["batch_stats"])
+    decoding = Decoding(encode, codebook, setting.config.decoders)
+    return decoding.run(_evaluation_batches(setting))
+
+
+def _encoder(setting: Setting, name: str) -> Callable[..., Output]:
+    whole, rows = setting.whole, setting.rows
+    return jax.jit(setting.network(name).evaluate, in_shardings=(whole, whole, rows))
+
+
+def _evaluation_batches(setting: Setting) -> Iterator[dict[str, jax.Array]]:
+    part = pipeline.Slice.of(setting.rows, setting.config.batch_size)
+    batches = pipeline.eval_batches(setting.data.evaluation, part)
+    return pipeline.on_devices(batches, setting.rows)
 
 
 def learnt_codebook(state: State, class_names: tuple[str, ...]) -> Codebook | None:

@@ -215,6 +215,7 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"stages__linear__optimizer__schedule": "cosin"}, "Did you mean 'cosine'"),
         ({"stages": {}}, "config.stages is empty"),
         ({"prefixes": (4, 8)}, "config.prefixes are from 1 to 7, not 8"),
+        ({"decoders": ("med",)}, "no decoder 'med'; there are ed, mhd"),
         ({"prefixes": 4}, "config.prefixes is tuple | list, not 4"),
         ({"prefixes": ("a",)}, r"config.prefixes\[0\] is int, not 'a'"),
     ],
@@ -262,7 +263,10 @@ def test_codebooks_that_are_built(tmp_path, capsys):
     codes = stages["instance"] | {"init_from": "linear", "epochs": 1}
     built = ("svd", "cca", "random", "hadamard")
     results = run(
-        tree(stages={"linear": stages["linear"], **{n: codes | {"codebook": n} for n in built}}),
+        tree(
+            stages={"linear": stages["linear"], **{n: codes | {"codebook": n} for n in built}},
+            decoders=("mhd", "chase_2"),
+        ),
         tmp_path,
     )
     for name in built:
@@ -271,6 +275,9 @@ def test_codebooks_that_are_built(tmp_path, capsys):
         own = "" if name == "svd" else f"{name}/"
         assert results[f"codebook/{own}unique"] == codebook.num_unique
         assert results[f"classification/{own}bits_right"] > 4.5
+        first = results[f"classification/{own}mhd_first"]
+        assert results[f"decoding/{own}mhd/accuracy"] == pytest.approx(first)
+        assert 0 <= results[f"decoding/{own}chase_2/rejected"] < 1
     kernel = weights(tmp_path, "linear")["['params']['head']['classifier']['kernel']"]
     expected = Codebook.svd(kernel.T, 8)
     np.testing.assert_array_equal(

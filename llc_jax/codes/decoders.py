@@ -13,6 +13,7 @@ labels and distances.
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,6 +27,11 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 
 REJECTED = lookup.NONE
+
+_SHORT = [
+    (re.compile(r"radius_(?P<radius>\d+)"), "radius"),
+    (re.compile(r"chase_(?P<flips>\d+)(_(?P<fallback>nearest))?"), "chase"),
+]
 
 _MOST_FLIPS = 16
 
@@ -106,7 +112,8 @@ def make(name: str, codebook: Codebook, **options) -> Decoder:
     """Makes a decoder for a codebook.
 
     Args:
-      name: "ed", "mhd", "table", "radius", "chase" or "soft".
+      name: "ed", "mhd", "table", "radius", "chase" or "soft"; "radius_2" and "chase_4"
+        or "chase_4_nearest" name the options too.
       codebook: L classes of k bits.
       **options: of that decoder:
         table: memory_limit, in bytes (2^27, which k = 24 needs).
@@ -121,13 +128,24 @@ def make(name: str, codebook: Codebook, **options) -> Decoder:
     References:
       LLC, section 4.1.1 and algorithms 2 (ed) and 3 (mhd).
     """
-    if name not in _DECODERS:
+    kind, named = _read_name(name)
+    if kind not in _DECODERS:
         raise InputError(f"There is no decoder {name!r}; there are {', '.join(_DECODERS)}.")
     try:
-        inspect.signature(_DECODERS[name]).bind(codebook, **options)
+        inspect.signature(_DECODERS[kind]).bind(codebook, **named, **options)
     except TypeError as error:
         raise InputError(f"The decoder {name!r}: {error}.") from error
-    return _DECODERS[name](codebook, **options)
+    return _DECODERS[kind](codebook, **named, **options)
+
+
+def _read_name(name: str) -> tuple[str, dict[str, Any]]:
+    """Splits "radius_2", "chase_4" or "chase_4_nearest" into a decoder and its options."""
+    for pattern, kind in _SHORT:
+        match = pattern.fullmatch(name)
+        if match:
+            given = {key: value for key, value in match.groupdict().items() if value}
+            return kind, {k: int(v) if v.isdigit() else v for k, v in given.items()}
+    return name, {}
 
 
 def _ed(codebook: Codebook) -> Decoder:

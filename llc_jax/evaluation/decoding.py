@@ -1,0 +1,70 @@
+"""How right and how fast each decoder is, on the code logits of the evaluation images."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from llc_jax.codes import decoders, packing
+from llc_jax.codes.codebook import Codebook
+from llc_jax.models.heads import Output
+
+_ROUNDS = 7
+
+
+class Decoding:
+    """Accuracy and throughput of decoders.
+
+    Args:
+      encode: uint8[B, H, W, 3] -> Output, jitted.
+      codebook: of the classes.
+      names: of decoders, as `decoders.make` takes them.
+    """
+
+    def __init__(
+        self, encode: Callable[[jax.Array], Output], codebook: Codebook, names: Sequence[str]
+    ):
+        self._encode = encode
+        self._decoders = {name: decoders.make(name, codebook) for name in names}
+
+    def run(self, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
+        """Returns figures over all examples that the batches do not mask.
+
+        For each decoder:
+
+          <name>/accuracy: how often its label is the true one
+          <name>/rejected: how often it gives none
+          <name>/codes_per_second: from packed codes (logits where it needs them) to
+            labels and distances, all examples in one call; median of seven
+        """
+        logits, labels = self._gather(batches)
+        codes = packing.pack(logits)
+        figures = {}
+        for name, decoder in self._decoders.items():
+            given = logits if decoder.needs_logits else codes
+            found = np.asarray(decoder(given)[0])
+            figures[f"{name}/accuracy"] = float(np.mean(found == labels))
+            figures[f"{name}/rejected"] = float(np.mean(found == decoders.REJECTED))
+            figures[f"{name}/codes_per_second"] = len(labels) / _seconds(decoder, given)
+        return figures
+
+    def _gather(self, batches: Iterable[dict[str, jax.Array]]) -> tuple[jax.Array, np.ndarray]:
+        """Returns all code logits, on one device, and labels."""
+        rows = []
+        for batch in batches:
+            parts = (self._encode(batch["image"]).code_logits, batch["label"], batch["mask"])
+            rows.append(multihost_utils.process_allgather(parts, tiled=True))
+        logits, labels, mask = (np.concatenate(column) for column in zip(*rows, strict=True))
+        return jax.device_put(logits[mask]), labels[mask]
+
+
+def _seconds(decoder: decoders.Decoder, given: jax.Array) -> float:
+    def timed() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(decoder(given))
+        return time.perf_counter() - start
+
+    return statistics.median(timed() for _ in range(_ROUNDS))

@@ -1,0 +1,32 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llc_jax.codes import decoders
+from llc_jax.codes.codebook import Codebook
+from llc_jax.data import pipeline
+from llc_jax.evaluation.decoding import Decoding
+from llc_jax.mesh import make_mesh, split_by_rows
+from llc_jax.models.heads import Output
+
+
+def test_figures_of_each_decoder():
+    rng = np.random.default_rng(0)
+    codebook = Codebook.random(12, 8)
+    labels = rng.integers(12, size=203).astype(np.int32)
+    logits = codebook.latent[labels] + rng.normal(size=(203, 8)).astype(np.float32)
+    images = np.zeros((203, 1, 1, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(203)
+    table = jnp.asarray(logits)
+    encode = jax.jit(lambda images: Output(table[images[:, 0, 0, 0].astype(jnp.int32)], None))
+    rows = split_by_rows(make_mesh())
+    batches = pipeline.eval_batches(pipeline.InMemory(images, labels), pipeline.Slice.of(rows, 16))
+    names = ("ed", "mhd", "table", "radius_1", "chase_3", "chase_3_nearest", "soft")
+    found = Decoding(encode, codebook, names).run(pipeline.on_devices(batches, rows))
+    for name in names:
+        expected = np.asarray(decoders.make(name, codebook)(logits)[0])
+        assert found.pop(f"{name}/accuracy") == pytest.approx((expected == labels).mean())
+        assert found.pop(f"{name}/rejected") == pytest.approx((expected == -1).mean())
+        assert found.pop(f"{name}/codes_per_second") > 0
+    assert not found
