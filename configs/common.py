@@ -80,15 +80,17 @@ def codebook(
     return _stage(objective, head, epochs, optimizer, init_from=init_from)
 
 
-def instance(epochs: int, optimizer: ConfigDict) -> ConfigDict:
-    """Returns phase 2, from the stage `codebook` and the codebook that it learns."""
+def instance(
+    epochs: int, optimizer: ConfigDict, *, init_from: str = "codebook", codebook: str = "learnt"
+) -> ConfigDict:
+    """Returns phase 2, by default from the stage `codebook` and the codebook that it learns."""
     return _stage(
         {"name": "instance"},
         {"name": "code"},
         epochs,
         optimizer,
-        init_from="codebook",
-        codebook="learnt",
+        init_from=init_from,
+        codebook=codebook,
     )
 
 

@@ -1,0 +1,27 @@
+"""Learnt, SVD, CCA, random and Hadamard codebooks of CIFAR-100, with equal budgets.
+
+  python -m llc_jax.main --config=configs/cifar100_codebooks.py:cifar100.zip
+
+The argument is a folder or a zip of `train/<class>/` and `test/<class>/`. The paper's
+table 1 in the small: 15 epochs of phase 1 for the learnt codebook, or of the linear
+classifier for the others, then 4 of phase 2. Table 2 (other lengths of the code):
+--config.num_bits=15, 25 or 30, each with a --workdir of its own.
+"""
+
+import cifar100_20bit
+import common
+from ml_collections import ConfigDict
+
+
+def get_config(source: str = "") -> ConfigDict:
+    """Returns the config."""
+    config = cifar100_20bit.get_config(source).unlock()
+    config.stages.codebook.init_from = "scratch"
+    config.stages.codebook.epochs = 15
+    config.stages.instance.epochs = 4
+    for codebook in ("svd", "cca", "random", "hadamard"):
+        config.stages[codebook] = common.instance(
+            4, common.sgd(0.1, warmup_epochs=0.2), init_from="linear", codebook=codebook
+        )
+    config.decoders = ("ed", "mhd", "table", "soft")
+    return config.lock()
