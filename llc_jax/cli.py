@@ -39,7 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     encode.set_defaults(command=_encode)
 
     classify = commands.add_parser("classify", help="tell the classes of images")
-    classify.add_argument("--decoder", default="mhd", help="mhd (the default) or ed")
+    classify.add_argument(
+        "--decoder",
+        default="mhd",
+        help="mhd (the default), ed, table, radius_R, chase_P, chase_P_nearest or soft",
+    )
     classify.add_argument("--json", action="store_true", help="print JSON instead of a table")
     classify.set_defaults(command=_classify)
 

@@ -95,11 +95,12 @@ class Model:
 
         Args:
           images: as in `code_logits`.
-          decoder: a name in `llc_jax.decoders`: "mhd" or "ed".
+          decoder: a name that `llc_jax.decoders.make` takes.
 
         Returns:
           Labels int32[N], indices into `codebook.class_names` and -1 where the decoder
-          rejects; and distances int32[N] to the nearest class code, in bits.
+          rejects; and distances int32[N] to that class's code, in bits, -1 too where
+          there is none.
         """
         decode = decoders.make(decoder, self.codebook)
         labels, distances = decode(self.code_logits(images))
