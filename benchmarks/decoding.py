@@ -82,6 +82,12 @@ def ours(name: str, codebook: Codebook):
     return lambda queries: jax.block_until_ready(decoder(queries))[1]
 
 
+def table_megabytes(codebook: Codebook) -> dict[str, float]:
+    """What each decoder of ours keeps; FAISS's flat index keeps the codes alone, as `mhd`."""
+    names = ("mhd", "ed", *(("table",) if codebook.num_bits <= 24 else ()))
+    return {name: decoders.make(name, codebook).nbytes / 1e6 for name in names}
+
+
 def peers(codebook: Codebook, queries: np.ndarray) -> dict:
     """Name -> (search, queries in its own form)."""
     own = faiss_bytes(queries, codebook.num_bits)
@@ -144,7 +150,10 @@ def main() -> None:
             print(f"L = {classes:,}, k = {num_bits}")
             for name, rate in rates.items():
                 print(f"  {name:<12} {rate:>16,.0f} queries/s   {rate / base:>10,.2f} x faiss flat")
-            everything.append({"classes": classes, "bits": num_bits, "queries_per_second": rates})
+            sizes = table_megabytes(Codebook.random(classes, num_bits))
+            print("  MB: " + ", ".join(f"{name} {size:,.3f}" for name, size in sizes.items()))
+            shape = {"classes": classes, "bits": num_bits}
+            everything.append(shape | {"queries_per_second": rates, "megabytes": sizes})
     print(json.dumps(everything))
 
 

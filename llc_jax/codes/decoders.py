@@ -75,6 +75,11 @@ class Decoder:
         object.__setattr__(self, "_pair", pair)
         object.__setattr__(self, "_all", jax.jit(self._decode))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what the decoder keeps of the codebook."""
+        return sum(array.nbytes for array in jax.tree.leaves(self._arrays))
+
     def __call__(self, codes_or_logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Decodes N codes.
 
