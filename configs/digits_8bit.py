@@ -1,6 +1,9 @@
 """8-bit codes of scikit-learn's handwritten digits: the demo.
 
-python -m llc_jax.main --config=configs/digits_8bit.py
+  python -m llc_jax.main --config=configs/digits_8bit.py
+
+Expected, of seed 0: linear 98.0%, MHD 97.7%, ED 94.2%, 10 unique codes; half a minute
+on two CPU cores.
 """
 
 import common
