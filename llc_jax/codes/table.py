@@ -46,10 +46,9 @@ def build(class_codes: np.ndarray, num_bits: int, memory_limit: int = MEMORY_LIM
     Raises:
       InputError: if it would be larger.
     """
-    needed = _BYTES * 2**num_bits
-    if needed > memory_limit:
+    if _BYTES * 2**num_bits > memory_limit:
         raise InputError(
-            f"A table for codes of {num_bits} bits takes {needed:,} bytes, and "
+            f"A table for codes of {num_bits} bits takes {_BYTES} times 2^{num_bits} bytes, and "
             f"memory_limit is {memory_limit:,}: raise it, or use the decoder 'mhd'."
         )
     label_bits = (len(class_codes) - 1).bit_length()
