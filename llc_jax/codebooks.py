@@ -52,11 +52,11 @@ def codebook_of(setting: Setting, stage: str) -> Codebook | None:
 
 
 def _random(setting: Setting, stage: str) -> Codebook:
-    return Codebook.random(*_shape(setting), seed=_seed(setting, stage))
+    return Codebook.random(*_shape(setting), seed=setting.seed(stage))
 
 
 def _hadamard(setting: Setting, stage: str) -> Codebook:
-    return Codebook.hadamard(*_shape(setting), seed=_seed(setting, stage))
+    return Codebook.hadamard(*_shape(setting), seed=setting.seed(stage))
 
 
 def _svd(setting: Setting, stage: str) -> Codebook:
@@ -124,8 +124,3 @@ def _named(codebook: Codebook, setting: Setting) -> Codebook:
 
 def _shape(setting: Setting) -> tuple[int, int]:
     return len(setting.data.class_names), setting.config.num_bits
-
-
-def _seed(setting: Setting, stage: str) -> int:
-    words = [setting.config.seed, setting.position(stage)]
-    return int(np.random.SeedSequence(words).generate_state(1)[0])

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from llc_jax.config import RunConfig
@@ -53,6 +54,11 @@ class Setting:
     def position(self, stage: str) -> int:
         """Returns the stage's place among the stages, from 0."""
         return list(self.config.stages).index(stage)
+
+    def seed(self, stage: str) -> int:
+        """Returns the seed of what a stage draws on the host."""
+        words = [self.config.seed, self.position(stage)]
+        return int(np.random.SeedSequence(words).generate_state(1)[0])
 
     def last_before(self, stage: str, head: str) -> str | None:
         """Returns the last stage with such a head before a stage, if there is one."""

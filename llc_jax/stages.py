@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Iterator
 
 import jax
-import numpy as np
 import optax
 
 from llc_jax import codebooks
@@ -52,7 +51,7 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
       codebook: the fixed one of a stage that has it, or where a learnt one starts.
     """
     config, data, mesh = setting.config, setting.data, setting.mesh
-    stage, position = config.stages[name], setting.position(name)
+    stage = config.stages[name]
     timetable = Timetable(
         num_examples=len(data.train.labels),
         batch_size=config.batch_size,
@@ -63,7 +62,7 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
     rate, sgd = _optimizer(stage.optimizer, timetable)
     network = setting.network(name)
     objective = OBJECTIVES[stage.objective["name"]]
-    key = jax.random.fold_in(jax.random.key(config.seed), position)
+    key = jax.random.fold_in(jax.random.key(config.seed), setting.position(name))
     create = functools.partial(states.create, network, sgd, objective.figures, key)
     step = steps.make_step(network, _objective(stage, config.prefixes), sgd, data.augment)
     fixed_codes = codebook is not None and objective.fixed_codebook
@@ -84,7 +83,7 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
         images=data.train,
         part=pipeline.Slice.of(setting.rows, config.batch_size),
         sharding=setting.rows,
-        seed=int(np.random.SeedSequence([config.seed, position]).generate_state(1)[0]),
+        seed=setting.seed(name),
         class_codes=jax.device_put(codebook.packed, setting.whole) if fixed_codes else None,
         learning_rate=rate,
         evaluate=evaluation(setting, name, codebook),

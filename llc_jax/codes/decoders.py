@@ -218,9 +218,7 @@ def _chase(
             labels = jnp.where(labels == REJECTED, nearest, labels)
         return _decoded(labels, codes, class_codes, table)
 
-    scale = _scale(temperature, codebook.num_bits)
-    arrays = (lookup.build(codebook.packed), jnp.asarray(codebook.packed), scale)
-    return Decoder("chase", codebook, True, decode, arrays)
+    return Decoder("chase", codebook, True, decode, _soft_arrays(codebook, temperature))
 
 
 def _soft(codebook: Codebook, *, temperature: np.ndarray | None = None) -> Decoder:
@@ -229,9 +227,7 @@ def _soft(codebook: Codebook, *, temperature: np.ndarray | None = None) -> Decod
         labels = soft.best_class(given * scale, class_codes)
         return _decoded(labels, packing.pack(given), class_codes, table)
 
-    scale = _scale(temperature, codebook.num_bits)
-    arrays = (lookup.build(codebook.packed), jnp.asarray(codebook.packed), scale)
-    return Decoder("soft", codebook, True, decode, arrays)
+    return Decoder("soft", codebook, True, decode, _soft_arrays(codebook, temperature))
 
 
 _DECODERS = {
@@ -249,14 +245,14 @@ def _packed(given: jax.Array) -> jax.Array:
     return given if given.dtype == jnp.uint32 else packing.pack(given)
 
 
-def _scale(temperature: np.ndarray | None, num_bits: int) -> jax.Array:
-    """Returns what to multiply code logits with, float32[1, k]."""
-    if temperature is None:
-        return jnp.ones((1, num_bits))
-    temperature = np.asarray(temperature, np.float32)
+def _soft_arrays(codebook: Codebook, temperature: np.ndarray | None) -> tuple:
+    """Returns the look-up, the class codes, and what to multiply code logits with."""
+    num_bits = codebook.num_bits
+    temperature = np.ones(num_bits) if temperature is None else np.asarray(temperature)
     if temperature.shape != (num_bits,) or not (temperature > 0).all():
         raise InputError(f"temperature is {num_bits} positive numbers, one a bit.")
-    return jnp.asarray(1 / temperature)[None]
+    scale = jnp.asarray(1 / temperature, jnp.float32)[None]
+    return lookup.build(codebook.packed), jnp.asarray(codebook.packed), scale
 
 
 def _decoded(labels, codes, class_codes, table) -> Decoded:
