@@ -13,6 +13,9 @@ def base() -> ConfigDict:
     config.seed = 0
     config.num_bits = 20
     config.prefixes = ()
+    config.init_from = "scratch"
+    config.drop_head = False
+    config.codebook = "learnt"
     config.batch_size = 128
     config.model = resnet("resnet50")
     config.data = ConfigDict(
@@ -63,7 +66,7 @@ def codebook(
     epochs: int,
     optimizer: ConfigDict,
     *,
-    init_from: str = "scratch",
+    init_from: str = "",
     label_smoothing: float = 0.0,
     logit_scale: float = 1.0,
     latent_std: float = 1.0,
@@ -81,9 +84,9 @@ def codebook(
 
 
 def instance(
-    epochs: int, optimizer: ConfigDict, *, init_from: str = "codebook", codebook: str = "learnt"
+    epochs: int, optimizer: ConfigDict, *, init_from: str = "codebook", codebook: str = ""
 ) -> ConfigDict:
-    """Returns phase 2, by default from the stage `codebook` and the codebook that it learns."""
+    """Returns phase 2, by default from the stage `codebook` and with the run's codebook."""
     return _stage(
         {"name": "instance"},
         {"name": "code"},
@@ -116,8 +119,9 @@ def _stage(objective: dict, head: dict, epochs: int, optimizer: ConfigDict, **mo
             "objective": objective,
             "head": head,
             "epochs": epochs,
-            "init_from": "scratch",
+            "init_from": "",
             "codebook": "",
+            "trainable_blocks": config_dict.placeholder(int),
             "optimizer": optimizer,
             **more,
         }

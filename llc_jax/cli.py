@@ -47,8 +47,21 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--json", action="store_true", help="print JSON instead of a table")
     classify.set_defaults(command=_classify)
 
+    convert = commands.add_parser("convert", help="make a run of an official LLC checkpoint")
+    convert.add_argument("weights", metavar="WEIGHTS", help="a .pth or .safetensors file")
+    convert.add_argument("run", metavar="RUN", help="the workdir to make")
+    convert.add_argument("--codebook", help="an .npz or .npy; by default the checkpoint's own")
+    convert.add_argument("--arch", help="the backbone; by default the one that fits")
+    convert.set_defaults(command=_convert)
+
+    export = commands.add_parser("export", help="write a run's weights for PyTorch")
+    export.add_argument("--to", required=True, choices=["torch"], help="what to write")
+    export.add_argument("--out", required=True, help="the .safetensors or .pth file to write")
+    export.set_defaults(command=_export)
+
     for command in (encode, classify):
         command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders")
+    for command in (encode, classify, export):
         command.add_argument("--run", required=True, help="workdir of a finished run")
     return parser
 
@@ -80,6 +93,20 @@ def _classify(options: argparse.Namespace) -> None:
     print(f"{'image':<{width}}  distance  class")
     for row in found:
         print(f"{row['image']:<{width}}  {row['distance']:>8}  {row['class'] or '(none)'}")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from llc_jax import conversion
+
+    conversion.convert(options.weights, options.run, codebook=options.codebook, arch=options.arch)
+    print(f"Run: {options.run}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from llc_jax import conversion
+
+    conversion.export(options.run, options.out)
+    print(f"Weights: {options.out}")
 
 
 def _load(path: str):

@@ -21,34 +21,61 @@ from llc_jax.codes import construction
 from llc_jax.codes.codebook import Codebook
 from llc_jax.data import pipeline
 from llc_jax.errors import InputError
+from llc_jax.models import pretrained, registry
 from llc_jax.setting import Setting, codebook_file
+from llc_jax.training.objectives import OBJECTIVES
 
 LEARNT = "learnt"
 
 
 def check(setting: Setting, stage: str) -> None:
     """Raises an InputError if the stage's codebook cannot be had, or does not fit."""
-    given = setting.config.stages[stage].codebook
-    if given in _BUILT_ON_LINEAR and setting.last_before(stage, "linear") is None:
+    name, objective = _name(setting, stage), setting.config.stages[stage].objective["name"]
+    if not name and OBJECTIVES[objective].fixed_codebook:
         raise InputError(
-            f"config.stages.{stage}.codebook is {given!r}, but there is no stage with a linear "
-            "head before it to build it on."
+            f"The stage {stage!r} needs a codebook, or a file of one: config.codebook is empty."
         )
-    if given and given != LEARNT and given not in _BUILT:
-        _read(given, setting)
+    head = "codebook" if name == LEARNT else "linear" if name in _BUILT_ON_LINEAR else None
+    if head and setting.last_before(stage, head) is None:
+        raise InputError(
+            f"The codebook of the stage {stage!r} is {name!r}, but there is no stage with a {head} "
+            "head before it."
+        )
+    if name and name != LEARNT and name not in _BUILT:
+        _read(name, setting)
 
 
 def codebook_of(setting: Setting, stage: str) -> Codebook | None:
     """Returns the codebook that a stage is trained with, or starts from; None without one."""
-    given = setting.config.stages[stage].codebook
-    if not given:
+    name = _name(setting, stage)
+    if not name:
         return None
-    if given == LEARNT:
+    if name == LEARNT:
         learnt_by = setting.last_before(stage, "codebook")
         return _read(codebook_file(setting.workdir, learnt_by), setting)
-    if given in _BUILT:
-        return _named(_BUILT[given](setting, stage), setting)
-    return _read(given, setting)
+    if name in _BUILT:
+        return _named(_BUILT[name](setting, stage), setting)
+    return _read(name, setting)
+
+
+def _name(setting: Setting, stage: str) -> str:
+    """Returns what the stage's codebook is; "" where it has none, or starts a random one."""
+    config = setting.config.stages[stage]
+    fixed = OBJECTIVES[config.objective["name"]].fixed_codebook
+    return config.codebook or (setting.config.codebook if fixed else "")
+
+
+def codebook_beside(setting: Setting, stage: str, weights: str) -> Codebook | None:
+    """Returns a stage's codebook where its weights are of a file; that of the file if learnt."""
+    if _name(setting, stage) != LEARNT:
+        return codebook_of(setting, stage)
+    backbone = registry.backbone(setting.config.model)
+    latent = pretrained.latent_codebook(pretrained.read_state_dict(weights), backbone)
+    if latent is None:
+        raise InputError(
+            f"There is no codebook in the weights {weights}: give its file as config.codebook."
+        )
+    return _named(_checked(Codebook.from_numpy(latent, source=LEARNT), weights, setting), setting)
 
 
 def _random(setting: Setting, stage: str) -> Codebook:
@@ -105,7 +132,11 @@ def _training_moments(setting: Setting, stage: str) -> construction.Moments:
 
 def _read(path: str | pathlib.Path, setting: Setting) -> Codebook:
     """Reads a codebook and checks that it fits the run's bits and classes."""
-    codebook, classes = Codebook.load(path), setting.data.class_names
+    return _named(_checked(Codebook.load(path), path, setting), setting)
+
+
+def _checked(codebook: Codebook, path: str | pathlib.Path, setting: Setting) -> Codebook:
+    classes = setting.data.class_names
     expected = (len(classes), setting.config.num_bits)
     if codebook.latent.shape != expected:
         raise InputError(
@@ -115,7 +146,7 @@ def _read(path: str | pathlib.Path, setting: Setting) -> Codebook:
     numbered = codebook.class_names == tuple(map(str, range(len(classes))))
     if not numbered and codebook.class_names != classes:
         raise InputError(f"The classes of the codebook {path} are not those of the data.")
-    return _named(codebook, setting)
+    return codebook
 
 
 def _named(codebook: Codebook, setting: Setting) -> Codebook:

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import pathlib
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -67,9 +68,12 @@ class StageConfig:
       objective: `name`, and options of `training.objectives`.
       head: `name`, and options of `models.heads`.
       epochs: passes over the training images.
-      init_from: "scratch" or an earlier stage.
+      init_from: "scratch", an earlier stage, or a file of PyTorch weights; "" is the
+        run's `init_from`.
       codebook: where the class codes come from: a name in `llc_jax.codebooks`, or a
-        file; "" where the stage needs none, or starts a random one.
+        file; "" is the run's `codebook` in phase 2, and a random start in phase 1.
+      trainable_blocks: train only the head and the last so many blocks of the backbone;
+        None trains all.
       optimizer: how to descend.
     """
 
@@ -78,6 +82,7 @@ class StageConfig:
     epochs: int
     init_from: str
     codebook: str
+    trainable_blocks: int | None
     optimizer: OptimizerConfig
 
 
@@ -103,6 +108,10 @@ class RunConfig:
       num_bits: k.
       prefixes: shorter codebooks that the first so many bits shall be too: a nested
         codebook, trained in both phases and evaluated with every prefix.
+      init_from: of the stages that name nothing else: "scratch", or a file of PyTorch
+        weights. Evaluation without training takes its weights from such a file.
+      drop_head: of files of weights, take the backbone alone.
+      codebook: of phase 2 where the stage names none.
       batch_size: over all devices and processes.
       model: `name` in `models.registry`, `dtype`, and options of the backbone.
       eval_epochs: epochs between evaluations during training; 0 for none.
@@ -113,6 +122,9 @@ class RunConfig:
     seed: int
     num_bits: int
     prefixes: tuple[int, ...]
+    init_from: str
+    drop_head: bool
+    codebook: str
     batch_size: int
     data: DataConfig
     model: dict
@@ -128,7 +140,7 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
     Raises:
       InputError: naming the key that is unknown, missing or of the wrong type.
     """
-    parsed = _parse(RunConfig, config, "config")
+    parsed = _with_defaults(_parse(RunConfig, config, "config"))
     if parsed.seed < 0:
         raise InputError(f"config.seed is at least 0, not {parsed.seed}.")
     positive = {"num_bits": parsed.num_bits, "batch_size": parsed.batch_size}
@@ -168,16 +180,25 @@ def bind(function: Callable, options: Mapping[str, Any], what: str) -> Callable:
     return functools.partial(function, **options)
 
 
+def is_file(init_from: str) -> bool:
+    """Whether `init_from` names a file of weights, and not a stage."""
+    return bool(pathlib.Path(init_from).suffix)
+
+
+def _with_defaults(config: RunConfig) -> RunConfig:
+    """Lets the stages start as the run does where they say nothing."""
+    stages = {
+        name: dataclasses.replace(stage, init_from=stage.init_from or config.init_from)
+        for name, stage in config.stages.items()
+    }
+    return dataclasses.replace(config, stages=stages)
+
+
 def _check_order(stages: Mapping[str, StageConfig]) -> None:
     earlier: dict[str, StageConfig] = {}
     for name, stage in stages.items():
-        if stage.init_from != SCRATCH:
+        if not is_file(stage.init_from):
             choose(stage.init_from, {SCRATCH: None, **earlier}, f"config.stages.{name}.init_from")
-        learnt = any(other.head.get("name") == "codebook" for other in earlier.values())
-        if stage.codebook == "learnt" and not learnt:
-            raise InputError(
-                f"config.stages.{name}.codebook is 'learnt', but no earlier stage learns one."
-            )
         earlier[name] = stage
 
 

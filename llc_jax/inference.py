@@ -40,7 +40,7 @@ class Model:
         self.codebook = codebook
         self._devices = mesh.size
         self._crop = Crop(
-            run.input_size(config), config.data.crop_fraction, config.data.exif_orientation
+            setting.input_size(config), config.data.crop_fraction, config.data.exif_orientation
         )
 
         def code_logits(weights: Tree, images: jax.Array) -> jax.Array:
@@ -132,18 +132,7 @@ def load(path: str | os.PathLike, num_bits: int | None = None) -> Model:
     Raises:
       InputError: if there is no such run, it is not finished, or it has no codes.
     """
-    path = pathlib.Path(path).expanduser().absolute()
-    if not path.is_dir():
-        raise InputError(f"There is no run at {path}.")
-    is_stage = not (path / run.CONFIG_FILE).exists() and (path.parent / run.CONFIG_FILE).exists()
-    workdir = path.parent if is_stage else path
-    config = run.read_config(workdir)
-    stage = path.name if is_stage else list(config.stages)[-1]
-    if not (workdir / stage / run.RESULTS_FILE).exists():
-        raise InputError(
-            f"The stage {stage!r} of {workdir} is not finished: the command that started the run "
-            "continues it."
-        )
+    workdir, stage, config = run.find_stage(path)
     head = config.stages[stage].head
     if head["name"] == "linear":
         raise InputError(

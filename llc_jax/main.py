@@ -9,13 +9,16 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from llc_jax.errors import InputError
-from llc_jax.run import run
+from llc_jax.run import evaluate, run
 from llc_jax.training.loop import Diverged
 from llc_jax.training.preemption import Stopped
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; FILE:PATH names data.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run is kept; by default runs/<name of the config file>."
+)
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval"], "Whether to train, or to evaluate what is trained."
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0 of several; `auto` asks the cluster (TPU, Slurm)."
@@ -32,7 +35,7 @@ def main(_: list[str]) -> None:
     config_file = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = _WORKDIR.value or pathlib.Path("runs") / _path(config_file).stem
     try:
-        run(_CONFIG.value.to_dict(), workdir)
+        {"train": run, "eval": evaluate}[_MODE.value](_CONFIG.value.to_dict(), workdir)
     except InputError as error:
         _exit(2, f"error: {error}")
     except Diverged as error:

@@ -2,14 +2,15 @@
 
 A workdir holds `config.json`, `<stage>/checkpoints/`, `<stage>/codebook.npz`,
 `<stage>/results.json`, `codebook.npz` (the last stage's), `metrics.jsonl`,
-`tensorboard/` and, once all is done, `results.json`.
+`tensorboard/` and, once all is done, `results.json`; after an evaluation without
+training, `evaluation.json`.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,20 +21,20 @@ from jax.sharding import Mesh
 from llc_jax import codebooks, stages
 from llc_jax.codes import decoders, packing
 from llc_jax.codes.codebook import Codebook
-from llc_jax.config import RunConfig, StageConfig, parse
+from llc_jax.config import RunConfig, StageConfig, is_file, parse
 from llc_jax.data import pipeline
 from llc_jax.data.dataset import open_dataset
 from llc_jax.errors import InputError
 from llc_jax.files import write_json
 from llc_jax.mesh import make_mesh, split_by_rows
-from llc_jax.models import registry
 from llc_jax.report.table import results_tables
-from llc_jax.setting import CODEBOOK_FILE, Setting, codebook_file
+from llc_jax.setting import CODEBOOK_FILE, Setting, codebook_file, input_size
 from llc_jax.training.logging import RunLog
 from llc_jax.training.loop import train_stage
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
+EVALUATION_FILE = "evaluation.json"
 
 # What may change between the parts of a run, as it cannot change the result.
 _FREE_KEYS = ("data.workers", "checkpoint.keep", "checkpoint.steps")
@@ -66,12 +67,53 @@ def run(
         results = json.loads((workdir / RESULTS_FILE).read_text())
         log.say("This run is finished.")
     else:
-        setting = _set_up(config, workdir, make_mesh(devices), log)
-        _on_first_process(write_json, workdir / CONFIG_FILE, _plain(config))
+        setting = _set_up(config, workdir, make_mesh(devices), log, config.stages)
+        _check_batch_size(setting)
+        _on_first_process(write_json, workdir / CONFIG_FILE, plain(config))
         results = _run_stages(setting, log)
     for table in results_tables(results):
         log.show(table)
     log.say(f"Run: {workdir}")
+    return results
+
+
+def evaluate(
+    tree: Mapping[str, Any],
+    workdir: str | os.PathLike,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, float]:
+    """Evaluates the last stage of a config without training.
+
+    Args:
+      tree: the config. If its `init_from` is a file, the weights come from there, and a
+        "learnt" codebook too; otherwise the stage has been trained in the workdir.
+      workdir: where `evaluation.json` is written.
+      devices: as in `run`.
+
+    Returns:
+      The stage's figures by their flat names.
+
+    Raises:
+      InputError: if the config, the data, the workdir or the file cannot be used.
+    """
+    config, workdir = parse(tree), pathlib.Path(workdir).absolute()
+    log = RunLog(workdir, primary=jax.process_index() == 0)
+    _check_claim(workdir, config)
+    name = list(config.stages)[-1]
+    setting = _set_up(config, workdir, make_mesh(devices), log, [name])
+    if is_file(config.init_from):
+        weights = setting.pretrained_weights(name, config.init_from)
+        codebook = codebooks.codebook_beside(setting, name, config.init_from)
+    else:
+        weights = setting.trained_weights(name)
+        path = codebook_file(workdir, name)
+        codebook = Codebook.load(path) if path.exists() else None
+    state = jax.device_put(weights, setting.whole)
+    figures = stages.evaluation(setting, name, codebook)(state)
+    results = _name_all(setting, name, figures, state, codebook)
+    _on_first_process(write_json, workdir / EVALUATION_FILE, results)
+    for table in results_tables(results):
+        log.show(table)
     return results
 
 
@@ -90,27 +132,42 @@ def read_config(workdir: pathlib.Path) -> RunConfig:
         raise InputError(f"{path} is damaged ({error}).") from error
 
 
-def input_size(config: RunConfig) -> int:
-    """Returns the side of the images that the network sees, in pixels."""
-    return config.data.image_size or registry.backbone(config.model).input_size
+def find_stage(path: str | os.PathLike) -> tuple[pathlib.Path, str, RunConfig]:
+    """Returns the workdir, the stage and the config that a path names.
+
+    Args:
+      path: a run's workdir, for its last stage; or a stage's folder in it.
+
+    Raises:
+      InputError: if there is no such run, or the stage is not finished.
+    """
+    path = pathlib.Path(path).expanduser().absolute()
+    if not path.is_dir():
+        raise InputError(f"There is no run at {path}.")
+    is_stage = not (path / CONFIG_FILE).exists() and (path.parent / CONFIG_FILE).exists()
+    workdir = path.parent if is_stage else path
+    config = read_config(workdir)
+    stage = path.name if is_stage else list(config.stages)[-1]
+    if not (workdir / stage / RESULTS_FILE).exists():
+        raise InputError(
+            f"The stage {stage!r} of {workdir} is not finished: the command that started the run "
+            "continues it."
+        )
+    return workdir, stage, config
 
 
-def _set_up(config: RunConfig, workdir: pathlib.Path, mesh: Mesh, log: RunLog) -> Setting:
-    """Opens the data and checks what can be checked before the first step."""
+def _set_up(
+    config: RunConfig, workdir: pathlib.Path, mesh: Mesh, log: RunLog, names: Iterable[str]
+) -> Setting:
+    """Opens the data and checks what can be checked of some stages before the first step."""
     packing.num_words(config.num_bits)
     pipeline.Slice.of(split_by_rows(mesh), config.batch_size)
     options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
     data = open_dataset(**options, seed=config.seed)
-    size = len(data.train.labels)
-    if config.batch_size > size:
-        raise InputError(
-            f"A batch of {config.batch_size} is larger than the {size} training images: "
-            "choose a smaller batch_size."
-        )
     for name in config.decoders:
         decoders.make(name, Codebook.random(1, config.num_bits))
     setting = Setting(config, workdir, data, mesh)
-    for name in config.stages:
+    for name in names:
         stages.check_stage(setting, name)
     log.say(
         f"{len(data.train.labels)} training and {len(data.evaluation.labels)} evaluation images "
@@ -119,6 +176,16 @@ def _set_up(config: RunConfig, workdir: pathlib.Path, mesh: Mesh, log: RunLog) -
     if len(data.class_names) > 2**config.num_bits:
         log.say(f"{config.num_bits} bits are too few for the classes: some will share a code")
     return setting
+
+
+def _check_batch_size(setting: Setting) -> None:
+    """Refuses a batch that an epoch could not fill."""
+    size, batch_size = len(setting.data.train.labels), setting.config.batch_size
+    if batch_size > size:
+        raise InputError(
+            f"A batch of {batch_size} is larger than the {size} training images: "
+            "choose a smaller batch_size."
+        )
 
 
 def _run_stages(setting: Setting, log: RunLog) -> dict[str, float]:
@@ -141,13 +208,25 @@ def _run_stage(setting: Setting, name: str, log: RunLog) -> dict[str, float]:
     log.say(f"{name}: {stage.timetable.num_steps} steps, {weights:,} weights")
     with setting.checkpoints(name) as checkpoints:
         state = train_stage(stage, checkpoints, log)
-    own, figures = _own_names(setting.config.stages, name), stage.evaluate(state)
     codebook = stages.learnt_codebook(state, setting.data.class_names) or codebook
-    if codebook is None:
-        return _name_figures(own, figures)
-    for path in (codebook_file(setting.workdir, name), setting.workdir / CODEBOOK_FILE):
-        _on_first_process(codebook.save, path)
+    if codebook is not None:
+        for path in (codebook_file(setting.workdir, name), setting.workdir / CODEBOOK_FILE):
+            _on_first_process(codebook.save, path)
+    return _name_all(setting, name, stage.evaluate(state), state, codebook)
+
+
+def _name_all(
+    setting: Setting,
+    name: str,
+    figures: Mapping[str, float],
+    state: Mapping[str, Any],
+    codebook: Codebook | None,
+) -> dict[str, float]:
+    """Returns a stage's figures by their flat names, and adds those of its codebook."""
+    own = _own_names(setting.config.stages, name)
     named = _name_figures(own, figures)
+    if codebook is None:
+        return named
     if setting.config.decoders:
         measured = stages.measure_decoders(setting, name, state, codebook)
         named |= {f"decoding/{own.codes}{key}": value for key, value in measured.items()}
@@ -211,7 +290,7 @@ def _check_claim(workdir: pathlib.Path, config: RunConfig) -> None:
     """Refuses a workdir that holds a run of another config."""
     if not (workdir / CONFIG_FILE).exists():
         return
-    there, here = _flatten(_plain(read_config(workdir))), _flatten(_plain(config))
+    there, here = _flatten(plain(read_config(workdir))), _flatten(plain(config))
     changed = [
         f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
         for key in sorted(there.keys() | here.keys())
@@ -225,8 +304,8 @@ def _check_claim(workdir: pathlib.Path, config: RunConfig) -> None:
         )
 
 
-def _plain(config: RunConfig) -> dict[str, Any]:
-    """Returns the config as JSON would give it back."""
+def plain(config: RunConfig) -> dict[str, Any]:
+    """Returns a config as JSON would give it back."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 

@@ -9,8 +9,9 @@ from jax.sharding import Mesh, Sharding
 
 from llc_jax.config import RunConfig
 from llc_jax.data.dataset import Dataset
+from llc_jax.errors import InputError
 from llc_jax.mesh import replicated, split_by_rows
-from llc_jax.models import registry
+from llc_jax.models import pretrained, registry
 from llc_jax.models.network import PureNetwork, Tree
 from llc_jax.training.checkpoint import Checkpoints, restore_weights
 
@@ -38,8 +39,20 @@ class Setting:
 
     def network(self, stage: str) -> PureNetwork:
         """Builds the network of a stage."""
-        head, classes = self.config.stages[stage].head, len(self.data.class_names)
-        return build_network(self.config, head, classes)
+        given, classes = self.config.stages[stage], len(self.data.class_names)
+        return build_network(self.config, given.head, classes, given.trainable_blocks)
+
+    def check_network(self, stage: str) -> None:
+        """Raises an InputError if the network of a stage does not take the run's images."""
+        network, size = self.network(stage), input_size(self.config)
+        shapes = abstract_weights(network)
+        images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
+        try:
+            jax.eval_shape(network.features, shapes["params"], shapes["batch_stats"], images)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{self.config.model['name']} does not take images of {size} pixels: {error}"
+            ) from error
 
     def checkpoints(self, stage: str) -> Checkpoints:
         """Opens the checkpoints of a stage."""
@@ -50,6 +63,16 @@ class Setting:
         """Returns the `params` and `batch_stats` that an earlier stage has ended with."""
         directory = checkpoint_directory(self.workdir, stage)
         return load_weights(directory, self.network(stage), self.whole)
+
+    def pretrained_weights(self, stage: str, path: str) -> Tree:
+        """Returns the `params` and `batch_stats` of a stage's network from a PyTorch file."""
+        return pretrained.from_torch(
+            pretrained.read_state_dict(path),
+            abstract_weights(self.network(stage)),
+            registry.backbone(self.config.model),
+            drop_head=self.config.drop_head,
+            source=path,
+        )
 
     def position(self, stage: str) -> int:
         """Returns the stage's place among the stages, from 0."""
@@ -67,6 +90,11 @@ class Setting:
         return named[-1] if named else None
 
 
+def input_size(config: RunConfig) -> int:
+    """Returns the side of the images that the network sees, in pixels."""
+    return config.data.image_size or registry.backbone(config.model).input_size
+
+
 def checkpoint_directory(workdir: pathlib.Path, stage: str) -> pathlib.Path:
     """Returns where the checkpoints of a stage are."""
     return workdir / stage / "checkpoints"
@@ -77,16 +105,28 @@ def codebook_file(workdir: pathlib.Path, stage: str) -> pathlib.Path:
     return workdir / stage / CODEBOOK_FILE
 
 
-def build_network(config: RunConfig, head: dict, num_classes: int) -> PureNetwork:
+def build_network(
+    config: RunConfig, head: dict, num_classes: int, trainable_blocks: int | None = None
+) -> PureNetwork:
     """Builds the config's network with a head."""
-    return registry.build(config.model, head, num_classes=num_classes, num_bits=config.num_bits)
+    return registry.build(
+        config.model,
+        head,
+        num_classes=num_classes,
+        num_bits=config.num_bits,
+        trainable_blocks=trainable_blocks,
+    )
 
 
 def load_weights(directory: pathlib.Path, network: PureNetwork, sharding: Sharding) -> Tree:
     """Returns the `params` and `batch_stats` of a network from its newest checkpoint."""
+    return restore_weights(directory, with_sharding(abstract_weights(network), sharding))
+
+
+def abstract_weights(network: PureNetwork) -> Tree:
+    """Returns the shapes of a network's `params` and `batch_stats`."""
     shapes = jax.eval_shape(network.init, jax.random.key(0))
-    abstract = dict(zip(("params", "batch_stats"), shapes, strict=True))
-    return restore_weights(directory, with_sharding(abstract, sharding))
+    return dict(zip(("params", "batch_stats"), shapes, strict=True))
 
 
 def with_sharding(tree: Tree, sharding: Sharding) -> Tree:

@@ -9,7 +9,7 @@ import optax
 from llc_jax import codebooks
 from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
-from llc_jax.config import OptimizerConfig, StageConfig, bind, choose
+from llc_jax.config import OptimizerConfig, StageConfig, bind, choose, is_file
 from llc_jax.data import pipeline
 from llc_jax.errors import InputError
 from llc_jax.evaluation.classification import Classification
@@ -21,7 +21,7 @@ from llc_jax.training import state as states
 from llc_jax.training import step as steps
 from llc_jax.training.loop import Stage, Timetable
 from llc_jax.training.objectives import OBJECTIVES, Figures
-from llc_jax.training.state import State
+from llc_jax.training.state import State, Tree
 
 
 def check_stage(setting: Setting, name: str) -> None:
@@ -36,9 +36,9 @@ def check_stage(setting: Setting, name: str) -> None:
             f"not {head_name!r}."
         )
     choose(stage.optimizer.schedule, optimizer.SCHEDULES, f"{where}.optimizer.schedule")
-    setting.network(name)
-    if objective.fixed_codebook and not stage.codebook:
-        raise InputError(f"{where}.codebook names a codebook, or a file of one; it is empty.")
+    setting.check_network(name)
+    if is_file(stage.init_from):
+        setting.pretrained_weights(name, stage.init_from)
     codebooks.check(setting, name)
 
 
@@ -59,8 +59,8 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
         checkpoint_steps=config.checkpoint.steps,
         eval_epochs=config.eval_epochs,
     )
-    rate, sgd = _optimizer(stage.optimizer, timetable)
     network = setting.network(name)
+    rate, sgd = _optimizer(stage.optimizer, timetable, network.frozen)
     objective = OBJECTIVES[stage.objective["name"]]
     key = jax.random.fold_in(jax.random.key(config.seed), setting.position(name))
     create = functools.partial(states.create, network, sgd, objective.figures, key)
@@ -71,7 +71,7 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
 
     def initial() -> State:
         state = states.create_on(setting.whole, create)
-        return begin_epoch(_warm_start(setting, state, stage.init_from, codebook))
+        return begin_epoch(_warm_start(setting, name, state, codebook))
 
     return Stage(
         name=name,
@@ -144,7 +144,7 @@ def _objective(stage: StageConfig, prefixes: tuple[int, ...]) -> Callable[..., F
 
 
 def _optimizer(
-    config: OptimizerConfig, timetable: Timetable
+    config: OptimizerConfig, timetable: Timetable, frozen: Tree
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
     steps_per_epoch = timetable.num_examples / timetable.batch_size
     rate = optimizer.schedule(
@@ -159,14 +159,19 @@ def _optimizer(
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
         codebook_rate=config.codebook_rate,
+        frozen=frozen,
     )
     return rate, sgd
 
 
-def _warm_start(setting: Setting, state: State, init_from: str, codebook: Codebook | None) -> State:
-    """Takes over an earlier stage's weights, and a codebook where the stage learns one."""
+def _warm_start(setting: Setting, name: str, state: State, codebook: Codebook | None) -> State:
+    """Takes over the weights, and a codebook where the stage learns one, that it starts from."""
+    init_from = setting.config.stages[name].init_from
     if init_from in setting.config.stages:
         state = states.adopt(state, setting.trained_weights(init_from))
+    elif is_file(init_from):
+        weights = setting.pretrained_weights(name, init_from)
+        state = states.adopt(state, jax.device_put(weights, setting.whole))
     if codebook is not None and "latent" in state["params"]["head"]:
         latent = jax.device_put(codebook.latent, setting.whole)
         head = state["params"]["head"] | {"latent": latent}

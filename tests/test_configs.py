@@ -61,7 +61,7 @@ def test_imagenet_is_the_official_recipe():
     )
     assert phase_1.head["logit_scale"] == 1.0
     assert (phase_2.epochs, phase_2.optimizer.learning_rate) == (25, 0.01)
-    assert (phase_2.init_from, phase_2.codebook) == ("codebook", "learnt")
+    assert (phase_2.init_from, config.codebook) == ("codebook", "learnt")
     for stage in (phase_1, phase_2):
         assert stage.optimizer.momentum == 0.875
         assert stage.optimizer.weight_decay == 2**-15

@@ -17,6 +17,7 @@ from llc_jax.training.loop import Diverged
 from llc_jax.training.preemption import Stopped
 from tests import tiny
 
+ALEXNET = {"name": "alexnet", "dtype": "float32"}
 STAGES = ["linear", "codebook", "instance"]
 RESULTS = {
     *("codebook/unique", "codebook/min_distance"),
@@ -208,14 +209,18 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"stages__linear__objective": {"name": "softmx"}}, "Did you mean 'softmax'"),
         ({"stages__linear__objective__smoothing": 1.0}, "softmax has no option 'smoothing'"),
         ({"stages__linear__head": {"name": "code"}}, "head.name is 'linear' for the objective"),
-        ({"stages__instance__codebook": ""}, "codebook names a codebook, or a file of one"),
+        ({"codebook": ""}, "'instance' needs a codebook, or a file of one: config.codebook is"),
         ({"stages__instance__codebook": "x.npz"}, "no codebook at x.npz"),
-        ({"stages__linear__codebook": "learnt"}, "no earlier stage learns one"),
+        ({"stages__linear__codebook": "learnt"}, "no stage with a codebook head before it"),
         ({"stages__linear__codebook": "svd"}, "is 'svd', but there is no stage with a linear"),
         ({"stages__linear__optimizer__schedule": "cosin"}, "Did you mean 'cosine'"),
         ({"stages": {}}, "config.stages is empty"),
         ({"prefixes": (4, 8)}, "config.prefixes are from 1 to 7, not 8"),
         ({"decoders": ("med",)}, "no decoder 'med'; there are ed, mhd"),
+        ({"data__image_size": 6, "model": ALEXNET}, "alexnet does not take images of 6 pixels"),
+        ({"stages__linear__trainable_blocks": 4}, "trainable_blocks is from 0 to 3"),
+        ({"init_from": "none.pth"}, "There are no weights at none.pth"),
+        ({"init_from": "none.npz"}, "Weights are a file of .safetensors, .pth"),
         ({"prefixes": 4}, "config.prefixes is tuple | list, not 4"),
         ({"prefixes": ("a",)}, r"config.prefixes\[0\] is int, not 'a'"),
     ],

@@ -1,7 +1,7 @@
 """A backbone and a head as three pure functions over plain trees of arrays."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from llc_jax.errors import InputError
 from llc_jax.models.heads import Output
 
 Tree = Any
@@ -43,43 +44,105 @@ class PureNetwork:
 
     Attributes:
       init: key -> (params, batch_stats), float32 trees.
-      train: (params, batch_stats, images) -> (Output, batch_stats after the batch).
+      train: (params, batch_stats, images, key) -> (Output, batch_stats after the batch).
       evaluate: (params, batch_stats, images) -> Output.
       features: (params, batch_stats, images) -> float32[B, d], those of `evaluate`.
+      frozen: params' tree of bool, True where `train` passes no gradient on.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
-    train: Callable[[Tree, Tree, jax.Array], tuple[Output, Tree]]
+    train: Callable[[Tree, Tree, jax.Array, jax.Array], tuple[Output, Tree]]
     evaluate: Callable[[Tree, Tree, jax.Array], Output]
     features: Callable[[Tree, Tree, jax.Array], jax.Array]
+    frozen: Tree
 
 
-def purify(create: Callable[[nnx.Rngs], Network]) -> PureNetwork:
+def purify(
+    create: Callable[[nnx.Rngs], Network], trainable_blocks: int | None = None
+) -> PureNetwork:
     """Makes pure functions of an NNX module.
 
     Args:
       create: builds the module from its random streams; called abstractly here,
         and for real inside `init`.
+      trainable_blocks: train the head and only the last so many of the backbone's
+        `blocks`; what is frozen normalises with its running statistics. None trains all.
+
+    Raises:
+      InputError: if the backbone has fewer blocks.
     """
     module = nnx.eval_shape(lambda: create(nnx.Rngs(0)))
+    is_frozen = _frozen_paths(module, trainable_blocks)
+    params = nnx.to_pure_dict(nnx.state(module, nnx.Param))
+    frozen = jax.tree_util.tree_map_with_path(
+        lambda path, _: is_frozen([part.key for part in path]), params
+    )
     graphs = {}
     for mode in ("train", "eval"):
         getattr(module, mode)()
-        graphs[mode], *_ = nnx.split(module, nnx.Param, nnx.BatchStat)
+        for path, part in nnx.iter_modules(module):
+            if isinstance(part, nnx.BatchNorm) and is_frozen(path):
+                part.eval()
+        graphs[mode], *_, streams = nnx.split(module, nnx.Param, nnx.BatchStat, nnx.RngState)
 
     def init(key):
-        _, params, stats = nnx.split(create(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
+        _, params, stats, _ = nnx.split(
+            create(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, nnx.RngState
+        )
         return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
-    def train(params, stats, images):
-        merged = nnx.merge(graphs["train"], params, stats)
+    def train(params, stats, images, key):
+        params = jax.tree.map(
+            lambda leaf, fixed: jax.lax.stop_gradient(leaf) if fixed else leaf, params, frozen
+        )
+        merged = nnx.merge(graphs["train"], params, stats, _seeded(streams, key))
         output = merged(images)
         return output, nnx.to_pure_dict(nnx.state(merged, nnx.BatchStat))
 
+    def merge(params, stats):
+        # Nothing is drawn in evaluation, so any key will do.
+        return nnx.merge(graphs["eval"], params, stats, _seeded(streams, jax.random.key(0)))
+
     def evaluate(params, stats, images):
-        return nnx.merge(graphs["eval"], params, stats)(images)
+        return merge(params, stats)(images)
 
     def features(params, stats, images):
-        return nnx.merge(graphs["eval"], params, stats).features(images)
+        return merge(params, stats).features(images)
 
-    return PureNetwork(init, train, evaluate, features)
+    return PureNetwork(init, train, evaluate, features, frozen)
+
+
+def _frozen_paths(module: Network, trainable_blocks: int | None) -> Callable[[Sequence], bool]:
+    """Returns whether what is at a path in the network stays as it is.
+
+    Of a backbone, all but `blocks` and what is called `final_...` comes before the blocks.
+    """
+    if trainable_blocks is None:
+        return lambda path: False
+    count = len(module.backbone.blocks)
+    if not 0 <= trainable_blocks <= count:
+        raise InputError(
+            f"trainable_blocks is from 0 to {count} for this backbone, or None for all of it, "
+            f"not {trainable_blocks}."
+        )
+
+    def is_frozen(path: Sequence) -> bool:
+        if len(path) < 2 or path[0] != "backbone":
+            return False
+        if path[1] == "blocks":
+            return len(path) > 2 and path[2] < count - trainable_blocks
+        return not (path[1].startswith("final_") and trainable_blocks > 0)
+
+    return is_frozen
+
+
+def _seeded(streams: Tree, key: jax.Array) -> Tree:
+    """Returns the state of a module's random streams, started from a key."""
+    leaves, structure = jax.tree.flatten(streams)
+    started = [
+        jax.random.fold_in(key, number)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else jnp.zeros(leaf.shape, leaf.dtype)
+        for number, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, started)

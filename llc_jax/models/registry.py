@@ -8,21 +8,35 @@ import jax.numpy as jnp
 from flax import nnx
 
 from llc_jax.config import bind, choose
+from llc_jax.models import torch_names
+from llc_jax.models.alexnet import AlexNet
 from llc_jax.models.cnn import CNN
 from llc_jax.models.heads import HEADS
+from llc_jax.models.mobilenet import MobileNetV1
 from llc_jax.models.network import Network, PureNetwork, purify
 from llc_jax.models.resnet import ResNet
+from llc_jax.models.vit import VisionTransformer
 
 
 class Backbone(NamedTuple):
-    """How to build a backbone, and the side of the square images it is meant for."""
+    """A backbone.
+
+    Attributes:
+      build: its constructor; the module it makes states its `num_features`.
+      input_size: side of the square images that it is meant for, in pixels.
+      torch_name: path in its tree -> prefix in a PyTorch state dict; None if it has none.
+      classifier: prefix of the linear classifier there.
+    """
 
     build: Callable[..., nnx.Module]
     input_size: int
+    torch_name: Callable[[torch_names.Path], str] | None = None
+    classifier: str = "fc"
 
 
 def _resnet(*depths: int, input_size: int = 224, **options) -> Backbone:
-    return Backbone(functools.partial(ResNet, depths=depths, **options), input_size)
+    build = functools.partial(ResNet, depths=depths, **options)
+    return Backbone(build, input_size, functools.partial(torch_names.resnet, depths=depths))
 
 
 def _small_resnet(blocks: int) -> Backbone:
@@ -30,13 +44,23 @@ def _small_resnet(blocks: int) -> Backbone:
     return _resnet(blocks, blocks, blocks, input_size=32, width=16, small_images=True)
 
 
+def _vit(*, depth: int, width: int) -> Backbone:
+    build = functools.partial(VisionTransformer, depth=depth, width=width)
+    return Backbone(build, 224, torch_names.vit, "head")
+
+
 BACKBONES = {
+    "alexnet": Backbone(AlexNet, 224, torch_names.alexnet, "classifier.6"),
     "cnn": Backbone(CNN, 8),
+    "mobilenet_v1": Backbone(MobileNetV1, 224, torch_names.mobilenet_v1, "classifier"),
     "resnet18": _resnet(2, 2, 2, 2, width=64),
     "resnet34": _resnet(3, 4, 6, 3, width=64),
     "resnet50": _resnet(3, 4, 6, 3, width=64, bottleneck=True),
     **{f"resnet{6 * n + 2}_small": _small_resnet(n) for n in (1, 2, 3, 5, 7, 9, 18)},
     "resnet18_small": _resnet(2, 2, 2, 2, input_size=32, width=64, small_images=True),
+    "vit_tiny_patch16": _vit(depth=12, width=192),
+    "vit_small_patch16": _vit(depth=12, width=384),
+    "vit_base_patch16": _vit(depth=12, width=768),
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -48,7 +72,12 @@ def backbone(model: Mapping[str, Any]) -> Backbone:
 
 
 def build(
-    model: Mapping[str, Any], head: Mapping[str, Any], *, num_classes: int, num_bits: int
+    model: Mapping[str, Any],
+    head: Mapping[str, Any],
+    *,
+    num_classes: int,
+    num_bits: int,
+    trainable_blocks: int | None = None,
 ) -> PureNetwork:
     """Builds a network from its description.
 
@@ -57,9 +86,10 @@ def build(
       head: `name` of the head, and its options.
       num_classes: L.
       num_bits: k.
+      trainable_blocks: as in `network.purify`.
 
     Raises:
-      InputError: if a name or an option is unknown.
+      InputError: if a name or an option is unknown, or there are fewer blocks.
     """
     features = _bound(backbone(model).build, model, "The backbone")
     top = _bound(choose(head.get("name"), HEADS, "The head's name"), head, "The head")
@@ -69,7 +99,7 @@ def build(
         classes_and_bits = {"num_classes": num_classes, "num_bits": num_bits}
         return Network(body, top(body.num_features, **classes_and_bits, rngs=rngs))
 
-    return purify(create)
+    return purify(create, trainable_blocks)
 
 
 def _bound(build_module: Callable, description: Mapping[str, Any], what: str) -> Callable:

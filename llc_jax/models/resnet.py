@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from llc_jax.models import layers
+
 
 class Block(nnx.Module):
     """A residual block: convolutions of the given kernel sizes beside a shortcut."""
@@ -35,14 +37,14 @@ class Block(nnx.Module):
             last = position == len(widths) - 1
             gain = nnx.initializers.zeros if last and zero_init_residual else None
             convs.append(conv(channels, width, kernel, step))
-            norms.append(norm(width, gain))
+            norms.append(norm(width, scale_init=gain))
             channels = width
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
         same_shape = stride == 1 and inputs == channels
         self.shortcut = nnx.data(
             None
             if same_shape
-            else nnx.Sequential(conv(inputs, channels, 1, stride), norm(channels, None))
+            else nnx.Sequential(conv(inputs, channels, 1, stride), norm(channels))
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -83,11 +85,11 @@ class ResNet(nnx.Module):
         rngs: nnx.Rngs,
     ):
         init = nnx.initializers.variance_scaling(2.0, conv_init, "normal")
-        conv = functools.partial(_conv, init=init, dtype=dtype, rngs=rngs)
-        norm = functools.partial(_norm, dtype=dtype, rngs=rngs)
+        conv = functools.partial(layers.conv, init=init, dtype=dtype, rngs=rngs)
+        norm = functools.partial(layers.BatchNorm, dtype=dtype, rngs=rngs)
         self.small_images = small_images
         self.stem = conv(3, width, 3, 1) if small_images else conv(3, width, 7, 2)
-        self.stem_norm = norm(width, None)
+        self.stem_norm = norm(width)
         blocks, channels = [], width
         for stage, depth in enumerate(depths):
             inner = width * 2**stage
@@ -116,29 +118,3 @@ class ResNet(nnx.Module):
         for block in self.blocks:
             x = block(x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-
-
-def _conv(inputs, outputs, kernel, stride, *, init, dtype, rngs) -> nnx.Conv:
-    padding = ((kernel // 2, kernel // 2),) * 2
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (kernel, kernel),
-        stride,
-        padding=padding,
-        use_bias=False,
-        kernel_init=init,
-        dtype=dtype,
-        rngs=rngs,
-    )
-
-
-def _norm(channels, gain_init, *, dtype, rngs) -> nnx.BatchNorm:
-    return nnx.BatchNorm(
-        channels,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=dtype,
-        scale_init=gain_init or nnx.initializers.ones,
-        rngs=rngs,
-    )

@@ -4,6 +4,7 @@ import os
 import pathlib
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from llc_jax.errors import InputError
@@ -76,20 +77,52 @@ def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
     Raises:
       InputError: if there is no checkpoint, or it does not fit the tree.
     """
-    options = ocp.CheckpointManagerOptions(create=False)
     how = ocp.checkpoint_utils.construct_restore_args(abstract)
     args = ocp.args.PyTreeRestore(item=abstract, restore_args=how, partial_restore=True)
-    directory = pathlib.Path(directory).absolute()
-    if not directory.is_dir():
-        raise InputError(f"There is no checkpoint in {directory}.")
-    with ocp.CheckpointManager(directory, options=options) as manager:
+    with _open(directory) as manager:
         return _restore(manager, args)
 
 
-def _restore(manager: ocp.CheckpointManager, args) -> Tree:
+def weight_shapes(directory: str | os.PathLike) -> Tree:
+    """Returns the tree of `params` and `batch_stats` in a stage's newest checkpoint.
+
+    Its leaves are `jax.ShapeDtypeStruct`s.
+
+    Raises:
+      InputError: if there is no checkpoint.
+    """
+    with _open(directory) as manager:
+        found = manager.item_metadata(_latest(manager))
+    return {name: _shapes(found[name]) for name in ("params", "batch_stats")}
+
+
+def _shapes(found: Any) -> Tree:
+    """Returns shapes of Orbax's metadata, in which the numbers of a list are strings."""
+    if isinstance(found, dict):
+        items = found.items()
+        return {int(key) if key.isdigit() else key: _shapes(value) for key, value in items}
+    return jax.ShapeDtypeStruct(found.shape, found.dtype)
+
+
+def _open(directory: str | os.PathLike) -> ocp.CheckpointManager:
+    """Opens checkpoints to read from."""
+    directory = pathlib.Path(directory).absolute()
+    if not directory.is_dir():
+        raise InputError(f"There is no checkpoint in {directory}.")
+    options = ocp.CheckpointManagerOptions(create=False)
+    handler = ocp.PyTreeCheckpointHandler()
+    return ocp.CheckpointManager(directory, options=options, item_handlers=handler)
+
+
+def _latest(manager: ocp.CheckpointManager) -> int:
     step = manager.latest_step()
     if step is None:
         raise InputError(f"There is no checkpoint in {manager.directory}.")
+    return step
+
+
+def _restore(manager: ocp.CheckpointManager, args) -> Tree:
+    step = _latest(manager)
     try:
         return manager.restore(step, args=args)
     except (ValueError, KeyError, FileNotFoundError) as error:

@@ -1,7 +1,11 @@
 """The optimizer: SGD with momentum, as PyTorch has it, and its learning rate."""
 
+from typing import Any
+
 import jax
 import optax
+
+Tree = Any
 
 
 def cosine(learning_rate: float, num_steps: int) -> optax.Schedule:
@@ -44,6 +48,7 @@ def sgd(
     nesterov: bool,
     weight_decay: float,
     codebook_rate: float,
+    frozen: Tree | None = None,
 ) -> optax.GradientTransformation:
     """SGD with momentum and weight decay on all weights, as the official code has it.
 
@@ -56,14 +61,18 @@ def sgd(
       nesterov: whether to look ahead.
       weight_decay: times the weight, added to its gradient.
       codebook_rate: the latent codebook's rate is `learning_rate` times this.
+      frozen: params' tree of bool, True where they stay as they are; None trains all.
     """
     scales = {"codebook": optax.scale(codebook_rate), "rest": optax.identity()}
-    return optax.chain(
+    descend = optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.trace(momentum, nesterov),
         optax.partition(scales, _label),
         optax.scale_by_learning_rate(learning_rate),
     )
+    if frozen is None or not any(jax.tree.leaves(frozen)):
+        return descend
+    return optax.partition({True: optax.set_to_zero(), False: descend}, frozen)
 
 
 def _label(params):

@@ -15,6 +15,10 @@ from llc_jax.training.state import State
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 Step = Callable[[State, dict[str, jax.Array], jax.Array | None], tuple[State, dict]]
 
+# What to fold into a step's key for what the network draws; apart from the small numbers
+# that splitting the key for the augmentation stands for.
+_NETWORK = 2**31
+
 
 def make_step(
     network: PureNetwork,
@@ -31,10 +35,11 @@ def make_step(
 
     def step(state, batch, class_codes):
         key = jax.random.fold_in(jax.random.wrap_key_data(state["rng"]), state["step"])
+        own = jax.random.fold_in(key, _NETWORK)
         images = augment(key, batch["image"])
 
         def loss(params):
-            output, batch_stats = network.train(params, state["batch_stats"], images)
+            output, batch_stats = network.train(params, state["batch_stats"], images, own)
             figures = objective(output, batch["label"], class_codes)
             means = {name: _mean(values, batch["mask"]) for name, values in figures.items()}
             return means["loss"], (means, batch_stats)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from llc_jax.errors import InputError
 from llc_jax.models import heads, network, registry
 from llc_jax.models.resnet import ResNet
 
@@ -28,6 +29,10 @@ def count(tree):
         ("resnet18", 11_689_512 - 513_000, 512),
         ("resnet34", 21_797_672 - 513_000, 512),
         ("resnet50", 25_557_032 - 2_049_000, 2048),
+        ("alexnet", 61_100_840 - 4_097_000, 4096),
+        # timm's figures, less the classifier.
+        ("mobilenet_v1", 4_231_976 - 1_025_000, 1024),
+        ("vit_small_patch16", 22_050_664 - 385_000, 384),
         # A 3x3 stem in place of the 7x7 one.
         ("resnet18_small", 11_689_512 - 513_000 - 64 * 3 * (49 - 9), 512),
         # By hand: the stem, then convolutions, normalisations, projection of three stages.
@@ -60,13 +65,89 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
     params, stats = jax.jit(net.init)(jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves((params, stats))} == {jnp.dtype("float32")}
     images = jax.random.randint(jax.random.key(1), (8, 16, 16, 3), 0, 256).astype(jnp.uint8)
-    output, new_stats = jax.jit(net.train)(params, stats, images)
+    output, new_stats = jax.jit(net.train)(params, stats, images, jax.random.key(2))
     assert output.class_logits.dtype == output.code_logits.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(new_stats)} == {jnp.dtype("float32")}
     text = str(jax.make_jaxpr(net.evaluate)(params, stats, images))
     convolutions = [line for line in text.splitlines() if "conv_general_dilated" in line]
     assert convolutions
     assert all(":bf16[" in line for line in convolutions)
+
+
+def test_the_width_of_a_mobilenet_is_a_multiple_of_8():
+    quarter = registry.BACKBONES["mobilenet_v1"].build
+    body = nnx.eval_shape(lambda: quarter(width=0.25, rngs=nnx.Rngs(0)))
+    assert (body.stem.out_features, body.num_features) == (8, 256)
+    body = nnx.eval_shape(lambda: quarter(width=0.35, rngs=nnx.Rngs(0)))
+    assert (body.stem.out_features, body.num_features) == (16, 360)
+
+
+@pytest.mark.parametrize(("name", "size"), [("alexnet", 62), ("vit_small_patch16", 192)])
+def test_a_size_that_a_backbone_does_not_take(name, size):
+    body = nnx.eval_shape(lambda: registry.BACKBONES[name].build(rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match="of (at least 63|224) pixels|of images of 224"):
+        nnx.eval_shape(lambda m: m(jnp.zeros((2, size, size, 3))), body)
+
+
+class Dropping(nnx.Module):
+    """A backbone that drops half of its features."""
+
+    def __init__(self, rngs):
+        self.blocks = nnx.List([nnx.Linear(48, 64, rngs=rngs)])
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.num_features = 64
+
+    def __call__(self, images):
+        return self.dropout(self.blocks[0](images.reshape(len(images), -1)))
+
+
+def test_what_training_drops_depends_on_the_key_alone():
+    def create(rngs):
+        body = Dropping(rngs)
+        return network.Network(body, heads.CodeHead(64, num_classes=3, num_bits=64, rngs=rngs))
+
+    net = network.purify(create)
+    params, stats = net.init(jax.random.key(0))
+    params["head"]["projection"]["kernel"] = jnp.eye(64)
+    images = jax.random.randint(jax.random.key(1), (16, 4, 4, 3), 0, 256).astype(jnp.uint8)
+    dropped = [net.train(params, stats, images, jax.random.key(seed))[0] for seed in (0, 0, 1)]
+    first, again, other = (np.asarray(output.code_logits) for output in dropped)
+    np.testing.assert_array_equal(first, again)
+    assert 0.4 < (first == 0).mean() < 0.6
+    assert ((first == 0) != (other == 0)).any()
+    whole = np.asarray(net.evaluate(params, stats, images).code_logits)
+    np.testing.assert_allclose(first[first != 0], 2 * whole[first != 0], rtol=1e-5)
+
+
+def test_only_blocks_that_are_there_can_be_trained():
+    with pytest.raises(InputError, match="trainable_blocks is from 0 to 13 .* not 14"):
+        registry.build(
+            {"name": "mobilenet_v1"},
+            {"name": "code"},
+            num_classes=3,
+            num_bits=4,
+            trainable_blocks=14,
+        )
+
+
+def test_the_last_normalisation_is_trained_with_the_last_block():
+    def frozen(blocks):
+        net = registry.build(
+            {"name": "vit_tiny_patch16"},
+            {"name": "code"},
+            num_classes=3,
+            num_bits=4,
+            trainable_blocks=blocks,
+        )
+        return net.frozen["backbone"]
+
+    some, none = frozen(2), frozen(0)
+    assert all(jax.tree.leaves(none))
+    assert [all(jax.tree.leaves(block)) for block in some["blocks"].values()] == [True] * 10 + [
+        False
+    ] * 2
+    assert not any(jax.tree.leaves(some["final_norm"]))
+    assert some["class_token"]
 
 
 def test_codebook_head_computes_equation_2():
@@ -91,7 +172,7 @@ def test_training_and_evaluation_differ_in_the_statistics():
     net = build()
     params, stats = jax.jit(net.init)(jax.random.key(0))
     images = jax.random.randint(jax.random.key(1), (16, 8, 8, 3), 0, 256).astype(jnp.uint8)
-    output, after = jax.jit(net.train)(params, stats, images)
+    output, after = jax.jit(net.train)(params, stats, images, jax.random.key(2))
     assert jax.tree.structure(after) == jax.tree.structure(stats)
     assert any(
         (a != b).any() for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(stats), strict=True)

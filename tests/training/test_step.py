@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from llc_jax.codes import packing
 from llc_jax.data.augment import pad_crop_flip
@@ -17,12 +18,13 @@ HEADS = {"softmax": "linear", "codebook": "codebook", "instance": "code"}
 
 
 @functools.cache
-def build(objective="codebook", model="cnn"):
+def build(objective="codebook", model="cnn", trainable_blocks=None):
     network = registry.build(
         {"name": model, "dtype": "float32", "width": 2},
         {"name": HEADS[objective]},
         num_classes=10,
         num_bits=8,
+        trainable_blocks=trainable_blocks,
     )
     sgd = optimizer.sgd(
         optax.constant_schedule(0.1),
@@ -30,6 +32,7 @@ def build(objective="codebook", model="cnn"):
         nesterov=False,
         weight_decay=5e-4,
         codebook_rate=10.0,
+        frozen=network.frozen,
     )
     spec = objectives.OBJECTIVES[objective]
     create = functools.partial(states.create, network, sgd, spec.figures)
@@ -116,6 +119,53 @@ def test_masked_examples_do_not_count():
     batch["mask"][8:] = False
     changed = batch | {"label": np.where(batch["mask"], batch["label"], 0).astype(np.int32)}
     assert step(state, batch, None)[1] == step(state, changed, None)[1]
+
+
+@pytest.mark.parametrize(("trainable_blocks", "frozen"), [(0, {0, 1, 2}), (1, {0, 1}), (3, set())])
+def test_frozen_blocks_stay_as_they_are(trainable_blocks, frozen):
+    initial, step = build("softmax", trainable_blocks=trainable_blocks)
+    step, state = jax.jit(step), initial()
+    before = state
+    for batch in batches(2):
+        state, _ = step(state, batch, None)
+    for part in ("params", "batch_stats"):
+        for number in range(3):
+            mine, other = (tree[part]["backbone"]["blocks"][number] for tree in (state, before))
+            same = jax.tree.map(lambda a, b: (a == b).all(), mine, other)
+            assert {bool(leaf) for leaf in jax.tree.leaves(same)} == {number in frozen}
+    assert (
+        state["params"]["head"]["classifier"]["kernel"]
+        != before["params"]["head"]["classifier"]["kernel"]
+    ).any()
+
+
+def test_a_large_step_has_no_float32_convolution_and_no_transposed_image():
+    model = {"name": "resnet50", "dtype": "bfloat16"}
+    network = registry.build(model, {"name": "codebook"}, num_classes=1000, num_bits=20)
+    sgd = optimizer.sgd(
+        optax.constant_schedule(0.1),
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=5e-4,
+        codebook_rate=1.0,
+    )
+    spec = objectives.OBJECTIVES["codebook"]
+    state = jax.eval_shape(lambda: states.create(network, sgd, spec.figures, jax.random.key(0)))
+    step = steps.make_step(network, spec.function, sgd, lambda key, images: images)
+    batch = {
+        "image": jax.ShapeDtypeStruct((8, 224, 224, 3), np.uint8),
+        "label": jax.ShapeDtypeStruct((8,), np.int32),
+        "mask": jax.ShapeDtypeStruct((8,), bool),
+    }
+    mesh = make_mesh(jax.devices()[:1])
+    text = steps.compile_step(step, mesh).lower(state, batch, None).as_text()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) == 53 + 2 * 53 - 1  # Forwards; backwards, but not to the pixels.
+    for line in convolutions:
+        assert line.split(" : ")[-1].count("xbf16>") == 3, line
+    transposes = [line for line in text.splitlines() if "stablehlo.transpose" in line]
+    assert all("dims = [1, 0]" in line for line in transposes)
+    assert text.count("tf.aliasing_output") == len(jax.tree.leaves(state))
 
 
 def test_the_state_is_donated():
