@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 def get_config(source: str = "") -> ConfigDict:
     """Returns the config."""
     config = common.base()
-    config.model = common.resnet("resnet20_small", width=16)
+    config.model = common.model("resnet20_small", width=16)
     config.data.source = source
     config.data.in_memory = True
     config.data.augment = ConfigDict({"pad": 4, "flip": True})

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 def get_config(source: str = "") -> ConfigDict:
     """Returns the config."""
     config = cifar100_20bit.get_config(source).unlock()
-    config.model = common.resnet("resnet18_small", dtype="bfloat16")
+    config.model = common.model("resnet18_small", dtype="bfloat16")
     config.eval_epochs = 5
     config.stages.linear.epochs = 60
     config.stages.codebook.epochs = 30

@@ -17,7 +17,7 @@ def base() -> ConfigDict:
     config.drop_head = False
     config.codebook = "learnt"
     config.batch_size = 128
-    config.model = resnet("resnet50")
+    config.model = model("resnet50")
     config.data = ConfigDict(
         {
             "source": "",
@@ -43,14 +43,18 @@ def bits(config: ConfigDict) -> config_dict.FieldReference:
     return config.get_oneway_ref("num_bits").to_float()
 
 
-def resnet(name: str, **more) -> ConfigDict:
-    """Returns a residual network of the registry; `more` replaces or adds options."""
+def model(name: str, **more) -> ConfigDict:
+    """Returns a backbone of the registry; `more` replaces or adds options.
+
+    Options that are None are the backbone's own choice, or not for it.
+    """
     return ConfigDict(
         {
             "name": name,
             "dtype": "float32",
-            "conv_init": "fan_out",
-            "zero_init_residual": True,
+            "normalization": "imagenet",
+            "conv_init": config_dict.placeholder(str),
+            "zero_init_residual": config_dict.placeholder(bool),
             **more,
         }
     )

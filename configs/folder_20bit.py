@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 def get_config(source: str = "") -> ConfigDict:
     """Returns the config."""
     config = common.base()
-    config.model = common.resnet("resnet18", dtype="bfloat16")
+    config.model = common.model("resnet18", dtype="bfloat16")
     config.data.source = source
     config.data.augment = ConfigDict({"scale": (0.25, 1.0), "flip": True})
     config.data.workers = 4

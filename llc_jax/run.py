@@ -85,9 +85,9 @@ def evaluate(
     """Evaluates the last stage of a config without training.
 
     Args:
-      tree: the config. If its `init_from` is a file, the weights come from there, and a
-        "learnt" codebook too; otherwise the stage has been trained in the workdir.
-      workdir: where `evaluation.json` is written.
+      tree: the config. Where the stage has not been trained in the workdir, its
+        `init_from` is a file of weights, and of the codebook if that is "learnt".
+      workdir: of the run, and where `evaluation.json` is written.
       devices: as in `run`.
 
     Returns:
@@ -101,7 +101,8 @@ def evaluate(
     _check_claim(workdir, config)
     name = list(config.stages)[-1]
     setting = _set_up(config, workdir, make_mesh(devices), log, [name])
-    if is_file(config.init_from):
+    trained = (workdir / name / RESULTS_FILE).exists()
+    if not trained and is_file(config.init_from):
         weights = setting.pretrained_weights(name, config.init_from)
         codebook = codebooks.codebook_beside(setting, name, config.init_from)
     else:

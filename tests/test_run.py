@@ -11,7 +11,7 @@ import pytest
 import llc_jax
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
-from llc_jax.run import run
+from llc_jax.run import evaluate, run
 from llc_jax.training import logging
 from llc_jax.training.loop import Diverged
 from llc_jax.training.preemption import Stopped
@@ -97,6 +97,20 @@ def test_leaves_a_whole_workdir(unbroken):
     assert results["classification/linear"] > 0.5
     assert 0 <= results["classification/ed"] <= results["classification/mhd"] <= 1
     assert not list(workdir.rglob(".*"))
+
+
+def test_evaluates_again_what_is_trained(unbroken):
+    workdir, _ = unbroken
+    results = json.loads((workdir / "results.json").read_text())
+    found = evaluate(tree(), workdir)
+    assert found.keys() >= {"classification/mhd", "codebook/unique"}
+    assert found == {key: results[key] for key in found}
+    (workdir / "evaluation.json").unlink()
+
+
+def test_cannot_evaluate_what_is_not_trained(tmp_path):
+    with pytest.raises(InputError, match="There is no checkpoint in"):
+        evaluate(tree(), tmp_path)
 
 
 def test_logs_every_epoch(unbroken):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +14,34 @@ from llc_jax.models.heads import Output
 
 Tree = Any
 
-# Per channel, for pixels from 0 to 255; the values that ImageNet models share.
-_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
-_STD = np.array([58.395, 57.12, 57.375], np.float32)
+
+class Normalization(NamedTuple):
+    """Per channel, of pixels from 0 to 255."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+# What pretrained models were trained with: torchvision's and DeiT with the first, timm's
+# MobileNets and its own vision transformers with the second.
+NORMALIZATIONS = {
+    "imagenet": Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "inception": Normalization((127.5,) * 3, (127.5,) * 3),
+}
 
 
 class Network(nnx.Module):
     """Normalisation, backbone and head in a row."""
 
-    def __init__(self, backbone: nnx.Module, head: nnx.Module):
+    def __init__(
+        self,
+        backbone: nnx.Module,
+        head: nnx.Module,
+        normalization: Normalization = NORMALIZATIONS["imagenet"],
+    ):
         self.backbone = backbone
         self.head = head
+        self.normalization = normalization
 
     def __call__(self, images: jax.Array) -> Output:
         """Maps uint8[B, H, W, 3] to the head's logits."""
@@ -34,8 +51,8 @@ class Network(nnx.Module):
         """Maps uint8[B, H, W, 3] to the backbone's features, float32[B, d]."""
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != jnp.uint8:
             raise TypeError(f"Images are uint8[B, H, W, 3], not {images.dtype}{images.shape}.")
-        normalised = (images.astype(jnp.float32) - _MEAN[None, None, None]) / _STD[None, None, None]
-        return self.backbone(normalised)
+        mean, std = (np.float32(values)[None, None, None] for values in self.normalization)
+        return self.backbone((images.astype(jnp.float32) - mean) / std)
 
 
 @dataclasses.dataclass(frozen=True)

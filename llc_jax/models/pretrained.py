@@ -111,7 +111,9 @@ def from_torch(
 
     tree = jax.tree_util.tree_map_with_path(convert, abstract)
     if problems:
-        raise InputError(f"The weights {source} do not fit: {'; '.join(problems)}.")
+        only_head = all(_is_head(problem.split()[0], backbone) for problem in problems)
+        hint = " Set drop_head to take the backbone alone." if only_head else ""
+        raise InputError(f"The weights {source} do not fit: {'; '.join(problems)}.{hint}")
     return tree
 
 

@@ -13,7 +13,7 @@ from llc_jax.models.alexnet import AlexNet
 from llc_jax.models.cnn import CNN
 from llc_jax.models.heads import HEADS
 from llc_jax.models.mobilenet import MobileNetV1
-from llc_jax.models.network import Network, PureNetwork, purify
+from llc_jax.models.network import NORMALIZATIONS, Network, PureNetwork, purify
 from llc_jax.models.resnet import ResNet
 from llc_jax.models.vit import VisionTransformer
 
@@ -82,7 +82,8 @@ def build(
     """Builds a network from its description.
 
     Args:
-      model: `name` of the backbone, `dtype` of its arithmetic, and its options.
+      model: `name` of the backbone, `dtype` of its arithmetic, `normalization` of its
+        images, and its options; those that are None are left to the backbone.
       head: `name` of the head, and its options.
       num_classes: L.
       num_bits: k.
@@ -91,20 +92,26 @@ def build(
     Raises:
       InputError: if a name or an option is unknown, or there are fewer blocks.
     """
+    model = dict(model)
+    normalization = choose(
+        model.pop("normalization", "imagenet"), NORMALIZATIONS, "config.model.normalization"
+    )
     features = _bound(backbone(model).build, model, "The backbone")
     top = _bound(choose(head.get("name"), HEADS, "The head's name"), head, "The head")
 
     def create(rngs: nnx.Rngs) -> Network:
         body = features(rngs=rngs)
         classes_and_bits = {"num_classes": num_classes, "num_bits": num_bits}
-        return Network(body, top(body.num_features, **classes_and_bits, rngs=rngs))
+        head = top(body.num_features, **classes_and_bits, rngs=rngs)
+        return Network(body, head, normalization)
 
     return purify(create, trainable_blocks)
 
 
 def _bound(build_module: Callable, description: Mapping[str, Any], what: str) -> Callable:
     """Gives a module's constructor the options of its description."""
-    options = {key: value for key, value in description.items() if key != "name"}
+    given = description.items()
+    options = {key: value for key, value in given if key != "name" and value is not None}
     if "dtype" in options:
         options["dtype"] = choose(options["dtype"], DTYPES, "config.model.dtype")
     return bind(build_module, options, f"{what} {description['name']}")
