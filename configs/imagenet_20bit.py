@@ -2,8 +2,9 @@ r"""20-bit codes of ImageNet-1K, with a ResNet50: the official LLC recipe.
 
   python -m llc_jax.main --config=configs/imagenet_20bit.py:imagenet/
 
-The argument is a folder of `train/<wnid>/` and `val/<wnid>/`. Expected (LLC, table 1
-and section 3.1): 1000 unique codes, ED 68.82%, MHD 74.57%, phase 1 72.5%.
+The argument is a folder of `train/<wnid>/` and `val/<wnid>/`, or of the two original
+tars. Expected (LLC, table 1 and section 3.1): 1000 unique codes, ED 68.82%, MHD 74.57%,
+phase 1 72.5%.
 
 The official model, evaluated without training, should give soft 75.5%, MHD 74.5% and
 ED 68.9%:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from llc_jax.codes import packing
-from llc_jax.data.sources import Folder
+from llc_jax.data.stores import Folder
 from llc_jax.errors import InputError
 from llc_jax.files import atomic_write
 

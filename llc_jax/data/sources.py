@@ -1,26 +1,20 @@
 """Random-access sources of labelled images.
 
-A source is named by one string: `digits`, or a path to a folder, a `.zip` or a
-`.csv`. Opened, it is a `Source`: N images, encoded or as pixels, their labels and
+A source is named by one string: `digits`, or a path to a folder, a `.zip`, a `.tar` or
+a `.csv`. Opened, it is a `Source`: N images, encoded or as pixels, their labels and
 their names. Sources can be pickled, so that worker processes can read them.
 """
 
 import abc
 import csv
 import dataclasses
-import os
 import pathlib
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
 
+from llc_jax.data.stores import Folder, Store
 from llc_jax.errors import InputError
-
-IMAGE_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg"),
-    *(".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
-)
 
 
 class Source(abc.ABC):
@@ -75,9 +69,9 @@ class ArraySource(Source):
 
 @dataclasses.dataclass(frozen=True)
 class FileSource(Source):
-    """Encoded image files in a `Folder` or a `Zip`; `names` are paths inside it."""
+    """Encoded image files in a store; `names` are paths inside it."""
 
-    store: "Folder | Zip"
+    store: Store
     labels: np.ndarray
     class_names: tuple[str, ...]
     names: Sequence[str]
@@ -85,61 +79,6 @@ class FileSource(Source):
     def read(self, index: int) -> bytes:
         """Returns an encoded image file."""
         return self.store.read(self.names[index])
-
-
-@dataclasses.dataclass(frozen=True)
-class Folder:
-    """Files below a directory."""
-
-    root: pathlib.Path
-
-    def files(self) -> list[str]:
-        """Lists the image files, as sorted paths relative to the root; hidden ones are left out."""
-        found = []
-        for directory, subdirectories, files in os.walk(self.root, followlinks=True):
-            subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-            inside = pathlib.Path(directory).relative_to(self.root)
-            found += [(inside / name).as_posix() for name in files if is_image(name)]
-        return sorted(found)
-
-    def read(self, name: str) -> bytes:
-        """Returns the content of a file."""
-        try:
-            return (self.root / name).read_bytes()
-        except OSError as error:
-            raise InputError(f"Cannot read {self.root / name}: {error.strerror}.") from error
-
-
-class Zip:
-    """Files in a zip archive, read in place. A lone top folder is looked through."""
-
-    def __init__(self, root: pathlib.Path):
-        self.root = root
-        try:
-            self._archive = zipfile.ZipFile(root)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"{root} is not a readable zip archive: {error}.") from error
-
-    def __reduce__(self):
-        return Zip, (self.root,)
-
-    def files(self) -> list[str]:
-        """Lists the image files, as sorted paths inside the archive."""
-        names = self._archive.namelist()
-        return sorted(n for n in names if is_image(n) and not n.startswith("__MACOSX/"))
-
-    def read(self, name: str) -> bytes:
-        """Returns the content of a member."""
-        try:
-            return self._archive.read(name)
-        except (KeyError, OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"Cannot read {name} in {self.root}: {error}.") from error
-
-
-def is_image(name: str) -> bool:
-    """Whether a file's name is that of a visible image."""
-    path = pathlib.PurePosixPath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def load_digits() -> ArraySource:
@@ -154,10 +93,10 @@ def load_digits() -> ArraySource:
     return ArraySource(images, digits.target.astype(np.int32), classes, names)
 
 
-def label_by_directory(store: Folder | Zip, files: Sequence[str], depth: int) -> FileSource:
+def label_by_directory(store: Store, files: Sequence[str], depth: int) -> FileSource:
     """Makes a source in which the directory `depth` levels down is the class."""
     classes = [name.split("/")[depth] for name in files]
-    return _label(store, files, classes)
+    return label(store, files, classes)
 
 
 def read_csv(path: pathlib.Path) -> FileSource:
@@ -177,10 +116,11 @@ def read_csv(path: pathlib.Path) -> FileSource:
     for file in files:
         if not (store.root / file).is_file():
             raise InputError(f"{path} names {file}, but there is no {store.root / file}.")
-    return _label(store, files, [row[1].strip() for row in rows])
+    return label(store, files, [row[1].strip() for row in rows])
 
 
-def _label(store: Folder | Zip, files: Sequence[str], classes: Sequence[str]) -> FileSource:
+def label(store: Store, files: Sequence[str], classes: Sequence[str]) -> FileSource:
+    """Makes a source of files whose classes are named."""
     if not files:
         raise InputError(f"There are no images in {store.root}.")
     class_names = tuple(sorted(set(classes)))

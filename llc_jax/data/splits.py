@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llc_jax.data import sources
-from llc_jax.data.sources import Folder, Source, Zip
+from llc_jax.data import imagenet, sources
+from llc_jax.data.sources import Source
+from llc_jax.data.stores import Folder, Store, Tar, Zip
 from llc_jax.errors import InputError
 
 TRAIN_FOLDER = "train"
@@ -23,13 +24,14 @@ class Splits(NamedTuple):
 def open_splits(source: str, eval_source: str, *, holdout: float, seed: int) -> Splits:
     """Opens the data of a run.
 
-    A folder or zip that holds `train/<class>/` and one of `val/`, `validation/` or
+    A folder or archive that holds `train/<class>/` and one of `val/`, `validation/` or
     `test/<class>/` is split so. One that holds `<class>/` directories, a CSV or
     `digits` is split by chance, `holdout` of each class for evaluation, unless
-    `eval_source` names the evaluation images.
+    `eval_source` names the evaluation images. A folder with ImageNet's original tars is
+    split as they are.
 
     Args:
-      source: "digits", or a path to a folder, a .zip or a .csv.
+      source: "digits", or a path to a folder, a .zip, a .tar or a .csv.
       eval_source: the same for the evaluation images alone, or "".
       holdout: fraction of each class kept for evaluation where the data has no split.
       seed: of that choice.
@@ -69,24 +71,30 @@ def split_by_chance(source: Source, holdout: float, seed: int) -> Splits:
 def _open(source: str) -> Source | Splits:
     if not source:
         raise InputError(
-            "The config names no data: give a folder, a .zip or a .csv, "
+            "The config names no data: give a folder, a .zip, a .tar or a .csv, "
             "as --config=FILE:PATH or --config.data.source=PATH."
         )
     if source == "digits":
         return sources.load_digits()
     path = pathlib.Path(source).expanduser()
     if not path.exists():
-        raise InputError(f"There is no data at {path} (data.source: a folder, a .zip or a .csv).")
+        raise InputError(
+            f"There is no data at {path} (data.source: a folder, a .zip, a .tar or a .csv)."
+        )
+    if imagenet.is_here(path):
+        return Splits(*imagenet.open_tars(path))
     if path.is_dir():
         return _open_tree(Folder(path))
     if path.suffix.lower() == ".csv":
         return sources.read_csv(path)
     if path.suffix.lower() == ".zip":
         return _open_tree(Zip(path))
-    raise InputError(f"{path} is neither a folder nor a .zip nor a .csv.")
+    if path.suffix.lower() == ".tar":
+        return _open_tree(Tar(path))
+    raise InputError(f"{path} is neither a folder nor a .zip nor a .tar nor a .csv.")
 
 
-def _open_tree(store: Folder | Zip) -> Source | Splits:
+def _open_tree(store: Store) -> Source | Splits:
     """Sorts the files of a tree into classes and, where it has them, splits."""
     files = store.files()
     if not files:
@@ -112,7 +120,7 @@ def _open_tree(store: Folder | Zip) -> Source | Splits:
     )
 
 
-def _by_class(store: Folder | Zip, files: list[str], depth: int, layout: str) -> Source:
+def _by_class(store: Store, files: list[str], depth: int, layout: str) -> Source:
     stray = next((name for name in files if name.count("/") <= depth), None)
     if stray is not None:
         raise InputError(

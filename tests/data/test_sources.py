@@ -131,7 +131,7 @@ def test_bad_sources_are_one_clear_error(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "class").mkdir()
     (tmp_path / "no.zip").write_text("not a zip")
-    (tmp_path / "data.tar").write_text("")
+    (tmp_path / "data.rar").write_text("")
     (tmp_path / "gone.csv").write_text("gone.png,a\n")
     (tmp_path / "wide.csv").write_text("file,label\nx.png,a,train\n")
     (tmp_path / "none.csv").write_text("file,label\n")
@@ -140,7 +140,7 @@ def test_bad_sources_are_one_clear_error(tmp_path):
         (tmp_path / "absent", "no data at .*absent"),
         (tmp_path / "empty", "no images in .*empty"),
         (tmp_path / "no.zip", "not a readable zip"),
-        (tmp_path / "data.tar", "neither a folder nor a .zip nor a .csv"),
+        (tmp_path / "data.rar", "neither a folder nor a .zip nor a .tar nor a .csv"),
         (tmp_path / "gone.csv", "names gone.png, but there is no"),
         (tmp_path / "wide.csv", "entry 1: expected `file,label`"),
         (tmp_path / "none.csv", "no images in"),

@@ -17,6 +17,17 @@ from llc_jax.training import step as steps
 HEADS = {"softmax": "linear", "codebook": "codebook", "instance": "code"}
 
 
+def descend(frozen):
+    return optimizer.sgd(
+        optax.constant_schedule(0.1),
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=5e-4,
+        codebook_rate=10.0,
+        frozen=frozen,
+    )
+
+
 @functools.cache
 def build(objective="codebook", model="cnn", trainable_blocks=None):
     network = registry.build(
@@ -26,14 +37,7 @@ def build(objective="codebook", model="cnn", trainable_blocks=None):
         num_bits=8,
         trainable_blocks=trainable_blocks,
     )
-    sgd = optimizer.sgd(
-        optax.constant_schedule(0.1),
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=5e-4,
-        codebook_rate=10.0,
-        frozen=network.frozen,
-    )
+    sgd = descend(network.frozen)
     spec = objectives.OBJECTIVES[objective]
     create = functools.partial(states.create, network, sgd, spec.figures)
 
@@ -142,13 +146,7 @@ def test_frozen_blocks_stay_as_they_are(trainable_blocks, frozen):
 def test_a_large_step_has_no_float32_convolution_and_no_transposed_image():
     model = {"name": "resnet50", "dtype": "bfloat16"}
     network = registry.build(model, {"name": "codebook"}, num_classes=1000, num_bits=20)
-    sgd = optimizer.sgd(
-        optax.constant_schedule(0.1),
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=5e-4,
-        codebook_rate=1.0,
-    )
+    sgd = descend(network.frozen)
     spec = objectives.OBJECTIVES["codebook"]
     state = jax.eval_shape(lambda: states.create(network, sgd, spec.figures, jax.random.key(0)))
     step = steps.make_step(network, spec.function, sgd, lambda key, images: images)

@@ -1,0 +1,170 @@
+import io
+import os
+import pathlib
+import pickle
+import tarfile
+import time
+
+import numpy as np
+import pytest
+
+from llc_jax.data import imagenet, splits, stores
+from llc_jax.data.stores import Tar
+from llc_jax.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache directory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def tar_bytes(files):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+@pytest.fixture
+def nested(tmp_path):
+    """A tar with two tars in it, and what they hold."""
+    inside = {
+        "n02": {"n02_9.JPEG": b"nine", "n02_1.JPEG": b"one" * 1000},
+        "n01": {"n01_5.JPEG": b"", "n01_4.JPEG": b"four"},
+    }
+    path = tmp_path / "all.tar"
+    path.write_bytes(tar_bytes({f"{name}.tar": tar_bytes(files) for name, files in inside.items()}))
+    return path, {
+        f"{name}/{file}": v for name, files in inside.items() for file, v in files.items()
+    }
+
+
+def test_reads_tars_in_a_tar(nested):
+    path, expected = nested
+    store = Tar(path)
+    assert store.files() == sorted(expected)
+    assert {name: store.read(name) for name in expected} == expected
+    assert pickle.loads(pickle.dumps(store)).read("n02/n02_9.JPEG") == b"nine"
+    with pytest.raises(InputError, match=r"There is no n03/x.JPEG in .*all.tar"):
+        store.read("n03/x.JPEG")
+
+
+def test_a_plain_tar_and_long_names(tmp_path):
+    long = "a" * 90 + "/" + "b" * 90 + ".png"
+    path = tmp_path / "plain.tar"
+    path.write_bytes(tar_bytes({long: b"long", "./c/d.jpg": b"d", "c/notes.txt": b""}))
+    store = Tar(path)
+    assert store.files() == [long, "c/d.jpg"]
+    assert (store.read(long), store.read("c/d.jpg")) == (b"long", b"d")
+
+
+def test_the_index_is_kept_while_the_archive_is_the_same(nested, cache, monkeypatch):
+    path, expected = nested
+    Tar(path)
+    assert len(list(cache.rglob("*.npz"))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(stores, "_walk", None)
+        assert Tar(path).files() == sorted(expected)
+    time.sleep(0.01)
+    path.write_bytes(tar_bytes({"x/y.png": b"new"}))
+    assert Tar(path).files() == ["x/y.png"]
+
+
+@pytest.mark.parametrize("content", [b"", b"damaged", b"PK\x03\x04"])
+def test_a_damaged_index_is_made_anew(nested, cache, content):
+    path, expected = nested
+    Tar(path)
+    [index] = cache.rglob("*.npz")
+    index.write_bytes(content)
+    assert Tar(path).files() == sorted(expected)
+
+
+def test_works_where_no_index_can_be_kept(nested, tmp_path, monkeypatch):
+    path, expected = nested
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert Tar(path).files() == sorted(expected)
+
+
+@pytest.mark.parametrize("change", ["truncated", "text", "gzip"])
+def test_what_is_no_whole_tar(nested, change):
+    path, _ = nested
+    whole = path.read_bytes()
+    if change == "truncated":
+        path.write_bytes(whole[: whole.index(b"one") + 100])
+    elif change == "text":
+        path.write_bytes(b"<html>" * 500)
+    else:
+        with tarfile.open(path, "w:gz") as tar:
+            tar.add(__file__, "x.png")
+    with pytest.raises(InputError, match="is not a whole, uncompressed tar"):
+        Tar(path)
+
+
+def test_an_archive_that_shrinks_while_it_is_read(nested):
+    path, _ = nested
+    store = Tar(path)
+    os.truncate(path, 600)
+    with pytest.raises(InputError, match="has changed while it was read"):
+        store.read("n02/n02_1.JPEG")
+
+
+class TestImageNet:
+    """A few images in ImageNet's own form: validation images 1 to 4, and their classes."""
+
+    CLASSES = ("n01751748", "n09193705", "n02105855", "n04263257")
+
+    @pytest.fixture
+    def tars(self, tmp_path, monkeypatch):
+        rng = np.random.default_rng(0)
+        train, evaluation = {}, {}
+        for number, name in enumerate(self.CLASSES, start=1):
+            files = {f"{name}_{i}.JPEG": rng.bytes(100) for i in (12, 3)}
+            train[f"{name}.tar"] = tar_bytes(files)
+            evaluation[f"ILSVRC2012_val_{number:08}.JPEG"] = rng.bytes(100)
+            for split, contents in (("train", files), ("val", list(evaluation.items())[-1:])):
+                folder = tmp_path / "unpacked" / split / name
+                folder.mkdir(parents=True)
+                for file, content in dict(contents).items():
+                    (folder / file).write_bytes(content)
+        folder = tmp_path / "tars"
+        folder.mkdir()
+        (folder / imagenet.TRAIN_TAR).write_bytes(tar_bytes(train))
+        (folder / imagenet.EVAL_TAR).write_bytes(tar_bytes(evaluation))
+        monkeypatch.setattr(
+            imagenet, "WHOLE", {imagenet.TRAIN_TAR: (8, 4), imagenet.EVAL_TAR: (4, 4)}
+        )
+        return folder
+
+    def test_is_the_unpacked_folder(self, tars, tmp_path):
+        packed = splits.open_splits(str(tars), "", holdout=0.1, seed=0)
+        folder = splits.open_splits(str(tmp_path / "unpacked"), "", holdout=0.1, seed=0)
+        for mine, other in zip(packed, folder, strict=True):
+            assert mine.class_names == other.class_names == tuple(sorted(self.CLASSES))
+            np.testing.assert_array_equal(mine.labels, other.labels)
+            names = [pathlib.PurePath(name).name for name in other.names]
+            assert [pathlib.PurePath(name).name for name in mine.names] == names
+            assert [mine.read(i) for i in range(len(mine))] == [
+                other.read(i) for i in range(len(other))
+            ]
+
+    def test_a_missing_tar(self, tars):
+        (tars / imagenet.EVAL_TAR).unlink()
+        with pytest.raises(InputError, match="has no ILSVRC2012_img_val.tar: ImageNet needs both"):
+            splits.open_splits(str(tars), "", holdout=0.1, seed=0)
+
+    def test_too_few_images(self, tars, monkeypatch):
+        monkeypatch.undo()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tars.parent / "cache"))
+        with pytest.raises(InputError, match="holds 8 images of 4 classes, not 1,281,167 of 1,000"):
+            splits.open_splits(str(tars), "", holdout=0.1, seed=0)
+
+    def test_another_validation_tar(self, tars):
+        (tars / imagenet.EVAL_TAR).write_bytes(tar_bytes({"cat.JPEG": b""}))
+        with pytest.raises(InputError, match=r"is not ImageNet's"):
+            splits.open_splits(str(tars), "", holdout=0.1, seed=0)
