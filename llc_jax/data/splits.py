@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llc_jax.data import imagenet, sources
+from llc_jax.data import imagenet, sources, tfds
 from llc_jax.data.sources import Source
 from llc_jax.data.stores import Folder, Store, Tar, Zip
 from llc_jax.errors import InputError
@@ -31,7 +31,8 @@ def open_splits(source: str, eval_source: str, *, holdout: float, seed: int) -> 
     split as they are.
 
     Args:
-      source: "digits", or a path to a folder, a .zip, a .tar or a .csv.
+      source: "digits", "tfds:NAME" or "tfds:NAME:SPLIT", or a path to a folder, a .zip, a
+        .tar or a .csv.
       eval_source: the same for the evaluation images alone, or "".
       holdout: fraction of each class kept for evaluation where the data has no split.
       seed: of that choice.
@@ -76,6 +77,9 @@ def _open(source: str) -> Source | Splits:
         )
     if source == "digits":
         return sources.load_digits()
+    if source.startswith(tfds.PREFIX):
+        opened = tfds.open_dataset(source)
+        return opened[0] if len(opened) == 1 else Splits(*opened)
     path = pathlib.Path(source).expanduser()
     if not path.exists():
         raise InputError(

@@ -12,7 +12,7 @@ import os
 import pathlib
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -82,7 +82,9 @@ class Tar:
 
     def __init__(self, root: pathlib.Path):
         self.root = root
-        self._names, self._offsets, self._sizes = _index(root)
+        index = _index(root)
+        self._names = index["names"].tolist()
+        self._offsets, self._sizes = index["offsets"], index["sizes"]
         self._rows = {name: row for row, name in enumerate(self._names)}
         self._descriptor = os.open(root, os.O_RDONLY)
 
@@ -121,41 +123,62 @@ def is_image(name: str) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def _index(root: pathlib.Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Returns the names, offsets and sizes of the files in an archive, from the cache or anew."""
+def _index(root: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the names, offsets and sizes of the files in an archive."""
+
+    def read_through() -> dict[str, np.ndarray]:
+        entries = list(_walk(root))
+        names, offsets, sizes = zip(*entries, strict=True) if entries else ((), (), ())
+        return {
+            "names": np.array(names, np.str_),
+            "offsets": np.array(offsets, np.int64),
+            "sizes": np.array(sizes, np.int64),
+        }
+
+    return keep(str(root.resolve()), [root], read_through)
+
+
+def keep(
+    name: str, files: Iterable[pathlib.Path], make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Returns what `make` returns, from the cache while the files have the same size and time.
+
+    Args:
+      name: what is kept under.
+      files: what it is made of.
+      make: makes it; called where there is none, or it is old or damaged.
+    """
     try:
-        status = root.stat()
+        status = [file.stat() for file in files]
     except OSError as error:
-        raise InputError(f"Cannot read {root}: {error.strerror}.") from error
-    stamp = np.array([status.st_size, status.st_mtime_ns])
-    cached = _cache_file(root)
+        raise InputError(f"Cannot read {error.filename}: {error.strerror}.") from error
+    stamp = np.array([(one.st_size, one.st_mtime_ns) for one in status])
+    cached = _cache_file(name)
     try:
         with cached.open("rb") as file, np.load(file) as found:
             if np.array_equal(found["stamp"], stamp):
-                return found["names"].tolist(), found["offsets"], found["sizes"]
+                return {key: found[key] for key in found if key != "stamp"}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # There is none, or it is damaged: it is made anew.
-    entries = list(_walk(root, status.st_size))
-    names = [name for name, _, _ in entries]
-    offsets, sizes = (np.array([entry[i] for entry in entries], np.int64) for i in (1, 2))
+    made = make()
     try:
         with atomic_write(cached) as temporary:
-            np.savez(temporary, stamp=stamp, names=np.array(names), offsets=offsets, sizes=sizes)
+            np.savez(temporary, stamp=stamp, **made)
     except OSError:
-        pass  # Where nothing can be kept, the next run reads the archive again.
-    return names, offsets, sizes
+        pass  # Where nothing can be kept, it is made again the next time.
+    return made
 
 
-def _cache_file(root: pathlib.Path) -> pathlib.Path:
+def _cache_file(name: str) -> pathlib.Path:
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    return pathlib.Path(base) / "llc_jax" / f"{root.stem}.{digest}.npz"
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return pathlib.Path(base) / "llc_jax" / f"{pathlib.PurePath(name).stem}.{digest}.npz"
 
 
-def _walk(root: pathlib.Path, size: int) -> Iterator[tuple[str, int, int]]:
+def _walk(root: pathlib.Path) -> Iterator[tuple[str, int, int]]:
     """Yields the name, the offset in the archive and the size of each file."""
     with root.open("rb") as archive:
-        for name, start, length in _members(archive, 0, size, root):
+        for name, start, length in _members(archive, 0, root.stat().st_size, root):
             if name.endswith(".tar"):
                 for inner, offset, inner_length in _members(archive, start, length, root):
                     yield f"{name.removesuffix('.tar')}/{inner}", offset, inner_length

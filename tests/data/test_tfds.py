@@ -1,0 +1,145 @@
+import pathlib
+import pickle
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from llc_jax.data import pipeline, splits, stores
+from llc_jax.data import tfds as our_tfds
+from llc_jax.data.pipeline import Slice, Streamed
+from llc_jax.data.transforms import RandomCrop
+from llc_jax.errors import InputError
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+CLASSES = ("n01", "n02", "n03")
+PER_CLASS = {"train": 5, "validation": 2}
+
+
+def make_builder(name, features, files):
+    """A builder class of TFDS whose splits are the files of a folder."""
+
+    def info(self):
+        keys = ("image", "label") if "label" in features else None
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), supervised_keys=keys
+        )
+
+    def generate(self, split):
+        for path in sorted(files.glob(f"{split}/*/*"), reverse=True):
+            example = {"image": path, "label": path.parent.name, "file_name": path.name}
+            yield path.name, {key: value for key, value in example.items() if key in features}
+
+    def split_generators(self, _):
+        return {split: self._generate_examples(split) for split in PER_CLASS}
+
+    methods = {"_info": info, "_generate_examples": generate, "_split_generators": split_generators}
+    body = {"VERSION": tfds.core.Version("1.0.0"), "__module__": __name__, **methods}
+    return type(name, (tfds.core.GeneratorBasedBuilder,), body)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The directory of TFDS, with three datasets, and the folder of their images."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, count in PER_CLASS.items():
+        for name in CLASSES:
+            for number in range(count):
+                path = root / "files" / split / name / f"{name}_{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), rng.integers(0, 256, (20, 24, 3), np.uint8))
+    image, label = tfds.features.Image(encoding_format="png"), tfds.features.ClassLabel
+    whole = {
+        "image": image,
+        "label": label(names=CLASSES),
+        "file_name": tfds.features.Text(),
+    }
+    for name, features in (
+        ("TinyFiles", whole),
+        ("TinyNameless", {key: whole[key] for key in ("image", "label")}),
+        ("TinyClassless", {"image": image}),
+    ):
+        builder = make_builder(name, features, root / "files")
+        builder(data_dir=root / "tfds", file_format="array_record").download_and_prepare()
+    return root
+
+
+@pytest.fixture(autouse=True)
+def environment(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared / "tfds"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    our_tfds._open_records.cache_clear()
+
+
+def open_splits(source, eval_source=""):
+    return splits.open_splits(source, eval_source, holdout=0.2, seed=0)
+
+
+def batches(source):
+    images = Streamed(source, RandomCrop(16))
+    part = Slice(4, np.arange(4))
+    return list(pipeline.train_batches(images, part, range(6), seed=3))
+
+
+def test_gives_the_batches_of_the_folder(prepared):
+    mine, folder = open_splits("tfds:tiny_files"), open_splits(str(prepared / "files"))
+    for ours, other in zip(mine, folder, strict=True):
+        assert ours.class_names == other.class_names == CLASSES
+        np.testing.assert_array_equal(ours.labels, other.labels)
+        assert list(ours.names) == [pathlib.PurePath(name).name for name in other.names]
+    for ours, other in zip(batches(mine.train), batches(folder.train), strict=True):
+        for key, value in other.items():
+            np.testing.assert_array_equal(ours[key], value)
+
+
+def test_a_part_of_a_split():
+    train, evaluation = open_splits("tfds:tiny_files:train[:10]", "tfds:tiny_files:validation")
+    assert (len(train), len(evaluation)) == (10, 6)
+    assert pickle.loads(pickle.dumps(train)).read(3) == train.read(3)
+
+
+def test_a_split_is_divided_by_chance():
+    train, evaluation = open_splits("tfds:tiny_files:train")
+    assert (len(train), len(evaluation)) == (12, 3)
+    assert not set(train.names) & set(evaluation.names)
+
+
+def test_without_names_of_files():
+    train, _ = open_splits("tfds:tiny_nameless")
+    assert train.names[0] == "train[0]"
+    np.testing.assert_array_equal(np.bincount(train.labels), [5, 5, 5])
+
+
+def test_reads_the_labels_once(monkeypatch):
+    open_splits("tfds:tiny_files")
+    with monkeypatch.context() as patch:
+        patch.setattr(our_tfds, "_open_records", None)
+        open_splits("tfds:tiny_files")
+    assert stores._cache_file("x").parent.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("tfds:no_such_thing", "TFDS has no dataset 'no_such_thing'"),
+        ("tfds:mnist", "The dataset 'mnist' is not prepared: there is no .*mnist"),
+        ("tfds:tiny_files:test", "has no split 'test'; it has train, validation"),
+        ("tfds:tiny_files:train[:", "has no split"),
+        ("tfds:tiny_classless", "has no images with one class each"),
+    ],
+)
+def test_what_cannot_be_opened(source, message):
+    with pytest.raises(InputError, match=message):
+        open_splits(source)
+
+
+def test_tfrecord_is_refused(prepared, tmp_path, monkeypatch):
+    shutil.copytree(prepared / "tfds", tmp_path / "tfds")
+    info = tmp_path / "tfds" / "tiny_files" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    with pytest.raises(InputError, match="is prepared as tfrecord, which has no random access"):
+        open_splits("tfds:tiny_files")
