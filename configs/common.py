@@ -29,6 +29,7 @@ def base() -> ConfigDict:
             "in_memory": False,
             "augment": ConfigDict(),
             "workers": 0,
+            "on_error": "stop",
         }
     )
     config.stages = ConfigDict(sort_keys=False)  # They run in the order given.

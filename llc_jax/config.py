@@ -24,7 +24,7 @@ class DataConfig:
     """Where the images come from and how they are prepared.
 
     Attributes:
-      source: "digits", or a path to a folder, a .zip or a .csv.
+      source: "digits", "tfds:NAME", or a path to a folder, a .zip, a .tar or a .csv.
       eval_source: the same for the evaluation images alone; "" takes them from `source`.
       holdout: fraction of each class kept for evaluation where the data has no split.
       image_size: side in pixels; None is what the backbone is meant for.
@@ -34,6 +34,7 @@ class DataConfig:
       augment: options of the augmentation: `pad` and `flip` in memory, `scale` and
         `flip` otherwise.
       workers: processes that decode; 0 uses threads.
+      on_error: what a damaged image does: "stop" the run, or "skip" it, with a count.
     """
 
     source: str
@@ -45,6 +46,7 @@ class DataConfig:
     in_memory: bool
     augment: dict
     workers: int
+    on_error: str
 
 
 @dataclasses.dataclass(frozen=True)

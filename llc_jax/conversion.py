@@ -138,6 +138,7 @@ def _config(name: str, num_bits: int, weights: str | os.PathLike) -> RunConfig:
         in_memory=False,
         augment={},
         workers=0,
+        on_error="stop",
     )
     optimizer = OptimizerConfig(
         learning_rate=0.0,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from clu import parameter_overview
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -23,7 +24,7 @@ from llc_jax.codes import decoders, packing
 from llc_jax.codes.codebook import Codebook
 from llc_jax.config import RunConfig, StageConfig, is_file, parse
 from llc_jax.data import pipeline
-from llc_jax.data.dataset import open_dataset
+from llc_jax.data.dataset import Dataset, open_dataset
 from llc_jax.errors import InputError
 from llc_jax.files import write_json
 from llc_jax.mesh import make_mesh, split_by_rows
@@ -197,8 +198,22 @@ def _run_stages(setting: Setting, log: RunLog) -> dict[str, float]:
             figures = _run_stage(setting, name, log)
             _on_first_process(write_json, results_file, figures)
         results |= json.loads(results_file.read_text())
+    if setting.config.data.on_error == "skip":
+        results |= _count_damaged(setting.data)
     _on_first_process(write_json, setting.workdir / RESULTS_FILE, results)
     return results
+
+
+def _count_damaged(data: Dataset) -> dict[str, int]:
+    """Returns how many images any process has skipped since the run was started."""
+    counts = {}
+    for name, images in (("train", data.train), ("evaluation", data.evaluation)):
+        damaged = np.zeros(len(images.labels) + len(images.damaged), bool)
+        damaged[list(images.damaged)] = True
+        if jax.process_count() > 1:
+            damaged = np.any(multihost_utils.process_allgather(damaged), axis=0)
+        counts[f"data/damaged_{name}"] = int(damaged.sum())
+    return counts
 
 
 def _run_stage(setting: Setting, name: str, log: RunLog) -> dict[str, float]:

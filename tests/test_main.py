@@ -133,9 +133,11 @@ def test_trains_on_a_folder_of_files(tmp_path):
         for index in range(12):
             image = rng.integers(0, 60, (40, 50, 3)) + 90 * np.eye(3)[label]
             cv2.imwrite(str(tmp_path / "photos" / name / f"{index}.png"), image.astype(np.uint8))
+        (tmp_path / "photos" / name / "page.png").write_text("<html>")
     small = [
         *("--config.model.name=resnet8_small", "--config.model.dtype=float32"),
         *("--config.data.image_size=16", "--config.data.holdout=0.25", "--config.batch_size=9"),
+        "--config.data.on_error=skip",
         *(f"--config.stages.{stage}.epochs=1" for stage in STAGES),
     ]
     config = f"configs/folder_20bit.py:{tmp_path / 'photos'}"
@@ -147,6 +149,7 @@ def test_trains_on_a_folder_of_files(tmp_path):
         assert err == ""
         results.append(json.loads((workdir / "results.json").read_text()))
     assert results[0] == results[1]
+    assert results[0]["data/damaged_train"] + results[0]["data/damaged_evaluation"] == 3
     model = llc_jax.load(tmp_path / "workers0")
     assert model.codebook.class_names == ("cat", "dog", "fox")
     assert model.encode([tmp_path / "photos" / "fox" / "0.png"]).shape == (1, 1)

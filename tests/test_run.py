@@ -233,6 +233,7 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"decoders": ("med",)}, "no decoder 'med'; there are ed, mhd"),
         ({"data__image_size": 6, "model": ALEXNET}, "alexnet does not take images of 6 pixels"),
         ({"stages__linear__trainable_blocks": 4}, "trainable_blocks is from 0 to 3"),
+        ({"data__on_error": "ignore"}, "config.data.on_error is one of skip, stop"),
         ({"init_from": "none.pth"}, "There are no weights at none.pth"),
         ({"init_from": "none.npz"}, "Weights are a file of .safetensors, .pth"),
         ({"prefixes": 4}, "config.prefixes is tuple | list, not 4"),

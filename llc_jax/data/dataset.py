@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from llc_jax.config import bind
+from llc_jax.config import bind, choose
 from llc_jax.data.augment import pad_crop_flip
 from llc_jax.data.pipeline import Images, InMemory, Streamed
 from llc_jax.data.splits import open_splits
@@ -41,19 +41,22 @@ def open_dataset(
     in_memory: bool,
     augment: Mapping[str, Any],
     workers: int,
+    on_error: str,
     seed: int,
 ) -> Dataset:
     """Opens the images that a config names; see `config.DataConfig` for the arguments."""
+    skip = choose(on_error, {"stop": False, "skip": True}, "config.data.on_error")
     splits = open_splits(source, eval_source, holdout=holdout, seed=seed)
     classes = splits.train.class_names
     crop = Crop(image_size, crop_fraction, exif_orientation)
     if in_memory:
         on_device = bind(pad_crop_flip, augment, "config.data.augment, in memory,")
-        return Dataset(*(InMemory.load(split, crop) for split in splits), classes, on_device)
+        images = (InMemory.load(split, crop, skip) for split in splits)
+        return Dataset(*images, classes, on_device)
     options = {"size": image_size, "exif_orientation": exif_orientation}
     random_crop = bind(RandomCrop, augment, "config.data.augment, not in memory,")(**options)
-    train = Streamed(splits.train, random_crop, workers)
-    return Dataset(train, Streamed(splits.evaluation, crop, workers), classes, _unchanged)
+    train = Streamed(splits.train, random_crop, workers, skip)
+    return Dataset(train, Streamed(splits.evaluation, crop, workers, skip), classes, _unchanged)
 
 
 def _unchanged(key: jax.Array, images: jax.Array) -> jax.Array:

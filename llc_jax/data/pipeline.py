@@ -7,7 +7,7 @@ that an unbroken run would have seen. A batch is a dict of
 
   image: uint8[B, H, W, 3]
   label: int32[B]
-  mask: bool[B], False where the batch is padded
+  mask: bool[B], False where the batch is padded, or an image is damaged and skipped
 """
 
 import collections
@@ -111,9 +111,15 @@ class Slice:
 
 
 class Images(Protocol):
-    """Images that can be had in batches."""
+    """Images that can be had in batches.
+
+    Attributes:
+      labels: int32[N].
+      damaged: the numbers of images that were met and skipped so far.
+    """
 
     labels: np.ndarray
+    damaged: set[int]
 
     def batches(self, order: Order, part: Slice, steps: range) -> Iterator[Batch]:
         """Yields this process's part of the batch of each step."""
@@ -121,23 +127,35 @@ class Images(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class InMemory(Images):
-    """Decoded images of one size, uint8[N, H, W, 3]; for sets of small images."""
+    """Decoded images of one size, uint8[N, H, W, 3]; for sets of small images.
+
+    The images that were skipped are not among the N; their numbers are those in the source.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    damaged: set[int] = dataclasses.field(default_factory=set)
 
     @classmethod
-    def load(cls, source: Source, crop: Crop) -> "InMemory":
-        """Decodes all images of a source, cropped where they have another size."""
+    def load(cls, source: Source, crop: Crop, skip: bool = False) -> "InMemory":
+        """Decodes all images of a source, cropped where they have another size.
+
+        Raises:
+          InputError: if an image is damaged, unless it is to be skipped, or all are.
+        """
         if isinstance(source, ArraySource) and source.images.shape[1:3] == (crop.size,) * 2:
             return cls(source.images, source.labels)
 
-        def read(index):
-            return crop(source.read(index), source.names[index])
+        def read(index: int) -> np.ndarray | None:
+            return _read(source, index, crop, None, skip)
 
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            images = np.stack(list(pool.map(read, range(len(source)))))
-        return cls(images, source.labels)
+            images = list(pool.map(read, range(len(source))))
+        damaged = {index for index, image in enumerate(images) if image is None}
+        if len(damaged) == len(images):
+            raise InputError(f"All {len(images)} images are damaged, {source.names[0]} the first.")
+        whole = [image for image in images if image is not None]
+        return cls(np.stack(whole), np.delete(source.labels, sorted(damaged)), damaged)
 
     def batches(self, order: Order, part: Slice, steps: range) -> Iterator[Batch]:
         """Yields this process's part of the batch of each step."""
@@ -158,11 +176,15 @@ class Streamed(Images):
       transform: what makes uint8[size, size, 3] of one. Its randomness comes from
         the order's seed and the image's position, whatever worker makes it.
       workers: worker processes; 0 reads in threads of this process.
+      skip: whether a damaged image is masked, instead of an error.
+      damaged: the numbers of those so far.
     """
 
     source: Source
     transform: Transform
     workers: int = 0
+    skip: bool = False
+    damaged: set[int] = dataclasses.field(default_factory=set)
 
     @property
     def labels(self) -> np.ndarray:
@@ -172,7 +194,7 @@ class Streamed(Images):
     def batches(self, order: Order, part: Slice, steps: range) -> Iterator[Batch]:
         """Yields this process's part of the batch of each step."""
         count = len(part.rows)
-        load = _Load(self.source, self.transform, order, part)
+        load = _Load(self.source, self.transform, order, part, self.skip)
         data = grain.MapDataset.range(steps.start * count, steps.stop * count).map(load)
         data = data.batch(count).to_iter_dataset(
             grain.ReadOptions(num_threads=0 if self.workers else 16, prefetch_buffer_size=64)
@@ -182,9 +204,12 @@ class Streamed(Images):
             data = data.mp_prefetch(options)
         try:
             with contextlib.closing(iter(data)) as batches:
-                for batch in batches:
+                for step, batch in zip(steps, batches, strict=True):
                     # Copied out of the workers' shared memory: JAX may hold on to it for long.
-                    yield {name: np.array(values) for name, values in batch.items()}
+                    batch = {name: np.array(values) for name, values in batch.items()}
+                    examples = order(part.positions(step))
+                    self.damaged.update(examples[(examples >= 0) & ~batch["mask"]].tolist())
+                    yield batch
         finally:
             batch = batches = None
             gc.collect()  # Grain's iterators hold their last batches in reference cycles.
@@ -198,20 +223,36 @@ class _Load:
     transform: Transform
     order: Order
     part: Slice
+    skip: bool
 
     def __call__(self, index: int) -> dict[str, np.ndarray]:
         step, row = divmod(index, len(self.part.rows))
         position = step * self.part.batch_size + self.part.rows[row]
         example = int(self.order(np.array([position]))[0])
-        if example < 0:
-            size = self.transform.size
-            image, label = np.zeros((size, size, 3), np.uint8), np.int32(0)
-        else:
+        image, size = None, self.transform.size
+        if example >= 0:
             rng = np.random.default_rng([self.order.seed, position])
-            name = self.source.names[example]
-            image = self.transform(self.source.read(example), name, rng)
-            label = self.source.labels[example]
-        return {"image": image, "label": label, "mask": np.bool_(example >= 0)}
+            image = _read(self.source, example, self.transform, rng, self.skip)
+        if image is None:
+            blank = np.zeros((size, size, 3), np.uint8)
+            return {"image": blank, "label": np.int32(0), "mask": np.bool_(False)}
+        return {"image": image, "label": self.source.labels[example], "mask": np.bool_(True)}
+
+
+def _read(
+    source: Source,
+    index: int,
+    transform: Transform,
+    rng: np.random.Generator | None,
+    skip: bool,
+) -> np.ndarray | None:
+    """Reads and transforms an image; None if it is damaged and to be skipped."""
+    try:
+        return transform(source.read(index), source.names[index], rng)
+    except InputError:
+        if skip:
+            return None
+        raise
 
 
 def train_batches(images: Images, part: Slice, steps: range, seed: int) -> Iterator[Batch]:

@@ -52,7 +52,8 @@ def decode(image: bytes | np.ndarray, name: str, *, exif_orientation: bool = Tru
 def _damaged(name: str, content: bytes) -> InputError:
     return InputError(
         f"{name} ({len(content)} bytes) is not an image that can be decoded: it is damaged, "
-        "cut short, too large or of another type. Repair it or remove it."
+        "cut short, too large or of another type. Repair it, remove it, or set "
+        "config.data.on_error=skip."
     )
 
 

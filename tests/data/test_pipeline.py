@@ -124,13 +124,47 @@ def test_on_devices_keeps_order_and_shards():
 
 def test_a_damaged_image_is_named():
     images = pipeline.Streamed(source(Broken), transforms.Crop(8))
-    with pytest.raises(InputError, match="image 7 "):
+    with pytest.raises(InputError, match=r"image 7 .* config.data.on_error=skip"):
         list(pipeline.eval_batches(images, whole()))
 
 
+def test_damaged_images_are_skipped_and_counted():
+    images = pipeline.Streamed(source(Broken), transforms.RandomCrop(8), skip=True)
+    batches = list(pipeline.train_batches(images, whole(10), range(10), seed=1))
+    labels, mask = (np.concatenate([b[name] for b in batches]) for name in ("label", "mask"))
+    for epoch in range(2):
+        here = slice(epoch * N, (epoch + 1) * N)
+        assert sorted(labels[here][mask[here]]) == sorted(set(range(N)) - Broken.DAMAGED)
+    assert images.damaged == Broken.DAMAGED
+    whole_images = pipeline.Streamed(source(Encoded), transforms.RandomCrop(8))
+    others = list(pipeline.train_batches(whole_images, whole(10), range(10), seed=1))
+    for batch, other in zip(batches, others, strict=True):
+        np.testing.assert_array_equal(batch["image"][batch["mask"]], other["image"][batch["mask"]])
+
+
+def test_damaged_images_are_left_out_of_memory():
+    images = pipeline.InMemory.load(source(Broken), transforms.Crop(8), skip=True)
+    assert images.damaged == Broken.DAMAGED
+    assert images.labels.tolist() == sorted(set(range(N)) - Broken.DAMAGED)
+    assert len(images.images) == len(images.labels)
+    with pytest.raises(InputError, match="All 50 images are damaged"):
+        pipeline.InMemory.load(source(AllBroken), transforms.Crop(8), skip=True)
+
+
 class Broken(Encoded):
-    """Example 7 is cut short."""
+    """Some examples are cut short, empty, a page, or of impossible size."""
+
+    DAMAGED = frozenset({7, 8, 20, 49})
 
     def read(self, index):
         content = super().read(index)
-        return content[:20] if index == 7 else content
+        bomb = content[:16] + b"\x7f\xff\xff\xff" * 2 + content[24:]
+        damaged = {7: content[:20], 8: b"", 20: b"<html></html>", 49: bomb}
+        return damaged.get(index, content)
+
+
+class AllBroken(Encoded):
+    """No example is an image."""
+
+    def read(self, index):
+        return b""
