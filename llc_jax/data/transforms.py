@@ -6,7 +6,7 @@ random takes its generator as an argument.
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -79,37 +79,65 @@ def center_crop(image: np.ndarray, size: int, crop_fraction: float) -> np.ndarra
     return np.ascontiguousarray(resized[top : top + size, left : left + size])
 
 
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def random_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Box:
+    """Draws a random part of random aspect, as GoogLeNet's training did.
+
+    Args:
+      height, width: of the image, in pixels.
+      rng: where the randomness comes from.
+      scale: the part's area as a fraction of the image's, least and most.
+      ratio: the part's width over its height, least and most, drawn log-uniformly.
+
+    Returns:
+      The part; the middle square where ten draws do not fit.
+    """
+    for _ in range(10):
+        area = rng.uniform(*scale) * height * width
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(rng.integers(height - crop_height + 1))
+            left = int(rng.integers(width - crop_width + 1))
+            return Box(top, left, crop_height, crop_width)
+    side = min(height, width)
+    return Box((height - side) // 2, (width - side) // 2, side, side)
+
+
 def random_resized_crop(
     image: np.ndarray,
     size: int,
     rng: np.random.Generator,
     *,
     scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> np.ndarray:
-    """Crops a random part of random aspect and resizes it, as GoogLeNet's training did.
+    """Crops a random part, as `random_box` draws it, and resizes it.
 
     Args:
       image: uint8[H, W, 3].
       size: side of the result, in pixels.
-      rng: where the randomness comes from.
-      scale: the crop's area as a fraction of the image's, least and most.
-      ratio: the crop's width over its height, least and most, drawn log-uniformly.
+      rng, scale: as in `random_box`.
 
     Returns:
       uint8[size, size, 3].
     """
-    height, width = image.shape[:2]
-    for _ in range(10):
-        area = rng.uniform(*scale) * height * width
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < crop_width <= width and 0 < crop_height <= height:
-            top = rng.integers(height - crop_height + 1)
-            left = rng.integers(width - crop_width + 1)
-            crop = image[top : top + crop_height, left : left + crop_width]
-            return _resize(crop, size, size)
-    return center_crop(image, size, 1.0)
+    top, left, height, width = random_box(*image.shape[:2], rng, scale=scale)
+    return _resize(image[top : top + height, left : left + width], size, size)
 
 
 def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
