@@ -135,14 +135,14 @@ def test_trains_on_a_folder_of_files(tmp_path):
             cv2.imwrite(str(tmp_path / "photos" / name / f"{index}.png"), image.astype(np.uint8))
         (tmp_path / "photos" / name / "page.png").write_text("<html>")
     small = [
-        *("--config.model.name=resnet8_small", "--config.model.dtype=float32"),
+        *("--config.model.name=cnn", "--config.model.dtype=float32"),
         *("--config.data.image_size=16", "--config.data.holdout=0.25", "--config.batch_size=9"),
         "--config.data.on_error=skip",
         *(f"--config.stages.{stage}.epochs=1" for stage in STAGES),
     ]
     config = f"configs/folder_20bit.py:{tmp_path / 'photos'}"
     results = []
-    for workers in (2, 0):
+    for workers in (1, 0):
         arguments = [*small, f"--config.data.workers={workers}"]
         workdir = tmp_path / f"workers{workers}"
         _, err = finish(start(workdir, *arguments, config=config))

@@ -229,13 +229,18 @@ def _cheapest_flips(code: int, costs: np.ndarray, taken: set[int]) -> list[int]:
 def _draw_distinct(count: int, draw: Callable[[int], np.ndarray]) -> np.ndarray:
     """Draws rows of bits, and again those that were drawn before."""
     rows = draw(count)
-    while True:
-        packed = np.packbits(rows, axis=1)
-        _, first = np.unique(packed, axis=0, return_index=True)
-        if len(first) == count:
-            return rows
-        again = np.setdiff1d(np.arange(count), first, assume_unique=True)
+    while len(again := _drawn_before(rows)):
         rows[again] = draw(len(again))
+    return rows
+
+
+def _drawn_before(rows: np.ndarray) -> np.ndarray:
+    """Returns which rows of bits equal an earlier one, in order."""
+    packed = np.packbits(rows, axis=1)
+    words = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
+    order = np.lexsort(words.T)  # Equal rows stay in order.
+    same = (words[order[1:]] == words[order[:-1]]).all(axis=1)
+    return np.sort(order[1:][same])
 
 
 def _spread(count: int, num_bits: int, draw: Callable[[int], np.ndarray]) -> np.ndarray:

@@ -14,6 +14,8 @@ from typing import Any
 
 import jax
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from llc_jax.errors import InputError
 from llc_jax.models.registry import Backbone
@@ -62,9 +64,7 @@ def write_state_dict(path: str | os.PathLike, state: StateDict) -> None:
     """Writes a state dict as `.safetensors`, or as `torch.save` does."""
     state = {key: np.array(value, order="C") for key, value in state.items()}
     if pathlib.Path(path).suffix == ".safetensors":
-        from safetensors.numpy import save_file
-
-        save_file(state, path)
+        safetensors.numpy.save_file(state, path)
     else:
         torch = _torch(path)
         torch.save({key: torch.from_numpy(value) for key, value in state.items()}, path)
@@ -190,13 +190,8 @@ def _to_torch(value: np.ndarray, path: tuple) -> np.ndarray:
 
 def _read_safetensors(path: pathlib.Path) -> StateDict:
     try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-    except ImportError as error:
-        raise InputError("To read .safetensors: pip install safetensors.") from error
-    try:
-        found = load_file(path)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        found = safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a whole .safetensors file ({error}).") from error
     return {key: value.astype(np.float32) for key, value in found.items()}
 
