@@ -2,7 +2,7 @@
 
   python -m llc_jax.main --config=configs/digits_8bit.py
 
-Expected, of seed 0: linear 98.0%, MHD 97.7%, ED 94.2%, 10 unique codes; half a minute
+Expected, of seed 0: linear 98.0%, MHD 98.7%, ED 94.0%, 10 unique codes; half a minute
 on two CPU cores.
 """
 
