@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import os
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -28,6 +29,9 @@ from llc_jax.data.transforms import Crop, Transform
 from llc_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
+
+# The most threads that read in a process, two a core; and the most examples each makes at a time.
+_THREADS, _PIECE = 16, 16
 
 
 class Order(Protocol):
@@ -193,20 +197,18 @@ class Streamed(Images):
 
     def batches(self, order: Order, part: Slice, steps: range) -> Iterator[Batch]:
         """Yields this process's part of the batch of each step."""
-        count = len(part.rows)
         load = _Load(self.source, self.transform, order, part, self.skip)
-        data = grain.MapDataset.range(steps.start * count, steps.stop * count).map(load)
-        data = data.batch(count).to_iter_dataset(
-            grain.ReadOptions(num_threads=0 if self.workers else 16, prefetch_buffer_size=64)
-        )
+        span = range(steps.start * load.pieces, steps.stop * load.pieces)
+        threads = 2 if self.workers else min(_THREADS, 2 * os.cpu_count())
+        reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        data = grain.MapDataset.range(span.start, span.stop).map(load).batch(load.pieces)
+        data = data.to_iter_dataset(reading)
         if self.workers:
-            options = grain.MultiprocessingOptions(num_workers=self.workers)
-            data = data.mp_prefetch(options)
+            data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
         try:
             with contextlib.closing(iter(data)) as batches:
                 for step, batch in zip(steps, batches, strict=True):
-                    # Copied out of the workers' shared memory: JAX may hold on to it for long.
-                    batch = {name: np.array(values) for name, values in batch.items()}
+                    batch = {name: _joined(pieces, self.workers) for name, pieces in batch.items()}
                     examples = order(part.positions(step))
                     self.damaged.update(examples[(examples >= 0) & ~batch["mask"]].tolist())
                     yield batch
@@ -215,9 +217,18 @@ class Streamed(Images):
             gc.collect()  # Grain's iterators hold their last batches in reference cycles.
 
 
+def _joined(pieces: np.ndarray, workers: int) -> np.ndarray:
+    """Turns [pieces, examples, ...] into [examples, ...].
+
+    What lies in the workers' shared memory is copied out: JAX may hold on to it for long.
+    """
+    joined = pieces.reshape(-1, *pieces.shape[2:])
+    return joined.copy() if workers else joined
+
+
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """Makes the example at an index of this process's part of the stream."""
+    """Makes a piece of this process's part of a batch, some examples one after the other."""
 
     source: Source
     transform: Transform
@@ -225,18 +236,31 @@ class _Load:
     part: Slice
     skip: bool
 
-    def __call__(self, index: int) -> dict[str, np.ndarray]:
-        step, row = divmod(index, len(self.part.rows))
-        position = step * self.part.batch_size + self.part.rows[row]
-        example = int(self.order(np.array([position]))[0])
-        image, size = None, self.transform.size
-        if example >= 0:
+    @functools.cached_property
+    def pieces(self) -> int:
+        """How many equal pieces make a batch: few, but enough for all that read."""
+        count = len(self.part.rows)
+        return next(n for n in range(1, count + 1) if count % n == 0 and count // n <= _PIECE)
+
+    def __call__(self, index: int) -> Batch:
+        step, piece = divmod(index, self.pieces)
+        positions = np.split(self.part.positions(step), self.pieces)[piece]
+        examples = self.order(positions)
+        count, size = len(examples), self.transform.size
+        batch = {
+            "image": np.zeros((count, size, size, 3), np.uint8),
+            "label": np.zeros(count, np.int32),
+            "mask": np.zeros(count, bool),
+        }
+        for row, (position, example) in enumerate(zip(positions, examples, strict=True)):
+            if example < 0:
+                continue
             rng = np.random.default_rng([self.order.seed, position])
-            image = _read(self.source, example, self.transform, rng, self.skip)
-        if image is None:
-            blank = np.zeros((size, size, 3), np.uint8)
-            return {"image": blank, "label": np.int32(0), "mask": np.bool_(False)}
-        return {"image": image, "label": self.source.labels[example], "mask": np.bool_(True)}
+            image = _read(self.source, int(example), self.transform, rng, self.skip)
+            if image is not None:
+                batch["image"][row], batch["mask"][row] = image, True
+                batch["label"][row] = self.source.labels[example]
+        return batch
 
 
 def _read(

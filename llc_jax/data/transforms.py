@@ -1,16 +1,19 @@
 """From image files to uint8 pixels of one size: decode, crop, resize, flip.
 
-NumPy and OpenCV only: these run in worker processes, one image at a time. What is
+No JAX: these run in worker processes, one image at a time. What is
 random takes its generator as an argument.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
+from llc_jax.data import jpeg
 from llc_jax.errors import InputError
 
 # What cannot be decoded is raised as one error here; OpenCV's own log repeats it.
@@ -119,36 +122,45 @@ def random_box(
     return Box((height - side) // 2, (width - side) // 2, side, side)
 
 
-def random_resized_crop(
-    image: np.ndarray,
-    size: int,
-    rng: np.random.Generator,
+def decode_box(
+    image: bytes | np.ndarray,
+    name: str,
+    choose: Callable[[int, int], Box],
     *,
-    scale: tuple[float, float] = (0.08, 1.0),
+    exif_orientation: bool = True,
 ) -> np.ndarray:
-    """Crops a random part, as `random_box` draws it, and resizes it.
+    """Decodes a part of an image; of a JPEG, no row below it.
 
     Args:
-      image: uint8[H, W, 3].
-      size: side of the result, in pixels.
-      rng, scale: as in `random_box`.
+      image, name, exif_orientation: as for `decode`.
+      choose: height and width of the image -> the part.
 
     Returns:
-      uint8[size, size, 3].
+      uint8[the part's height, its width, 3].
+
+    Raises:
+      InputError: as `decode` does. Damage that begins below the part can go unseen.
     """
-    top, left, height, width = random_box(*image.shape[:2], rng, scale=scale)
-    return _resize(image[top : top + height, left : left + width], size, size)
+    header = jpeg.read_header(image) if isinstance(image, bytes) else None
+    pixels = None
+    if header is not None and not (header.exif and exif_orientation):
+        box = choose(header.height, header.width)
+        pixels = jpeg.decode_top(image, header, box.top + box.height)
+    if pixels is None:
+        pixels = decode(image, name, exif_orientation=exif_orientation)
+        box = choose(*pixels.shape[:2])
+    return pixels[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirrors the image left to right, with probability 1/2."""
-    return np.ascontiguousarray(image[:, ::-1]) if rng.random() < 0.5 else image
+    return cv2.flip(image, 1) if rng.random() < 0.5 else image
 
 
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes; averages when shrinking, so that nothing aliases."""
-    shrinks = height * width < image.shape[0] * image.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+def _resize(image: np.ndarray, height: int, width: int, average_beyond: float = 1.0) -> np.ndarray:
+    """Resizes; averages when the sides shrink by more than a factor, so that nothing aliases."""
+    shrinks = math.sqrt(image.shape[0] * image.shape[1] / (height * width))
+    method = cv2.INTER_AREA if shrinks > average_beyond else cv2.INTER_LINEAR
     return cv2.resize(image, (width, height), interpolation=method)
 
 
@@ -189,6 +201,8 @@ class RandomCrop(Transform):
 
     def __call__(self, image, name, rng):
         """Decodes and crops an image."""
-        pixels = decode(image, name, exif_orientation=self.exif_orientation)
-        pixels = random_resized_crop(pixels, self.size, rng, scale=self.scale)
+        draw = functools.partial(random_box, rng=rng, scale=self.scale)
+        pixels = decode_box(image, name, draw, exif_orientation=self.exif_orientation)
+        # Up to a half, four neighbours say enough, at a fifth of the time of an average.
+        pixels = _resize(pixels, self.size, self.size, average_beyond=2)
         return random_flip(pixels, rng) if self.flip else pixels

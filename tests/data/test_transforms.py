@@ -111,24 +111,36 @@ def test_center_crop_of_a_large_square_is_resize_and_crop():
 
 
 @pytest.mark.parametrize("shape", [(500, 375), (30, 400), (1, 1), (8, 300)])
-def test_random_resized_crop_is_random_within_bounds_and_repeatable(shape):
-    image = gradient(*shape)
-    crops = [
-        transforms.random_resized_crop(image, 64, np.random.default_rng(seed)) for seed in (0, 1, 0)
-    ]
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_random_crop_is_random_and_repeatable(shape, suffix):
+    crop = transforms.RandomCrop(64)
+    file = encode(suffix, gradient(*shape))
+    crops = [crop(file, "x", np.random.default_rng(seed)) for seed in (0, 1, 0)]
     assert all(crop.shape == (64, 64, 3) for crop in crops)
     np.testing.assert_array_equal(crops[0], crops[2])
+    assert (crops[0] != crops[1]).any() or shape == (1, 1)
 
 
-def test_random_resized_crop_draws_areas_over_the_whole_range():
-    # The crop of a gradient shows its own extent: the range of red and green.
-    image, areas = gradient(256, 256), []
-    for seed in range(300):
-        crop = transforms.random_resized_crop(image, 64, np.random.default_rng(seed))
-        areas.append(np.ptp(crop[..., 0] / 255.0) * np.ptp(crop[..., 1] / 255.0))
-    assert 0.06 < min(areas) < 0.15
-    assert max(areas) > 0.9
-    assert abs(np.mean(areas) - 0.5) < 0.08
+def test_random_boxes_have_areas_over_the_whole_range_and_lie_inside():
+    rng = np.random.default_rng(0)
+    boxes = [transforms.random_box(256, 200, rng) for _ in range(1000)]
+    areas = np.array([box.height * box.width for box in boxes]) / (256 * 200)
+    assert 0.075 < areas.min() < 0.1
+    assert 0.9 < areas.max() <= 1
+    for top, left, height, width in boxes:
+        assert 0 <= top <= 256 - height
+        assert 0 <= left <= 200 - width
+
+
+def test_a_part_is_cut_from_the_image_that_is_upright():
+    image = gradient(40, 60)
+    file = with_orientation(encode(".jpg", image), 6)
+    for upright in (True, False):
+        whole = transforms.decode(file, "x", exif_orientation=upright)
+        part = transforms.decode_box(
+            file, "x", lambda height, width: transforms.Box(5, 7, 11, 9), exif_orientation=upright
+        )
+        np.testing.assert_array_equal(part, whole[5:16, 7:16])
 
 
 def test_random_flip_mirrors_half():
