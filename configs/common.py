@@ -23,6 +23,15 @@ def base() -> ConfigDict:
             "source": "",
             "eval_source": "",
             "holdout": 0.1,
+            "protocol": ConfigDict(
+                {
+                    "name": "",
+                    "classes": config_dict.placeholder(int),
+                    "per_class": config_dict.placeholder(int),
+                    "seed": config_dict.placeholder(int),
+                }
+            ),
+            "held_out_classes": 0,
             "image_size": config_dict.placeholder(int),
             "crop_fraction": 0.875,
             "exif_orientation": True,

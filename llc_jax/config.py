@@ -27,6 +27,10 @@ class DataConfig:
       source: "digits", "tfds:NAME", or a path to a folder, a .zip, a .tar or a .csv.
       eval_source: the same for the evaluation images alone; "" takes them from `source`.
       holdout: fraction of each class kept for evaluation where the data has no split.
+      protocol: of a retrieval benchmark: `name` in `data.protocols`, or "" for none, and its
+        options.
+      held_out_classes: how many classes, chosen by the seed, are kept from training, to be
+        the unseen and the unknown.
       image_size: side in pixels; None is what the backbone is meant for.
       crop_fraction: part of the resized shorter side that evaluation crops.
       exif_orientation: whether to turn images upright as their EXIF data says.
@@ -40,6 +44,8 @@ class DataConfig:
     source: str
     eval_source: str
     holdout: float
+    protocol: dict
+    held_out_classes: int
     image_size: int | None
     crop_fraction: float
     exif_orientation: bool

@@ -7,10 +7,12 @@ from typing import Any
 import jax
 
 from llc_jax.config import bind, choose
+from llc_jax.data import protocols
 from llc_jax.data.augment import pad_crop_flip
 from llc_jax.data.pipeline import Images, InMemory, Streamed
-from llc_jax.data.splits import open_splits
-from llc_jax.data.transforms import Crop, RandomCrop
+from llc_jax.data.sources import Source
+from llc_jax.data.splits import Splits, open_splits
+from llc_jax.data.transforms import Crop, RandomCrop, Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +21,19 @@ class Dataset:
 
     Attributes:
       train: the training images.
-      evaluation: the evaluation images.
+      evaluation: the evaluation images; in retrieval, the queries.
+      database: what queries search: the training images, or a protocol's choice.
       class_names: L names.
       augment: (key, uint8[B, H, W, 3]) -> the same shape, on the devices.
+      unseen: the images of the classes that are held out of training.
     """
 
     train: Images
     evaluation: Images
+    database: Images
     class_names: tuple[str, ...]
     augment: Callable[[jax.Array, jax.Array], jax.Array]
+    unseen: "Dataset | None"
 
 
 def open_dataset(
@@ -35,6 +41,8 @@ def open_dataset(
     source: str,
     eval_source: str,
     holdout: float,
+    protocol: Mapping[str, Any],
+    held_out_classes: int,
     image_size: int,
     crop_fraction: float,
     exif_orientation: bool,
@@ -47,16 +55,44 @@ def open_dataset(
     """Opens the images that a config names; see `config.DataConfig` for the arguments."""
     skip = choose(on_error, {"stop": False, "skip": True}, "config.data.on_error")
     splits = open_splits(source, eval_source, holdout=holdout, seed=seed)
-    classes = splits.train.class_names
+    splits = protocols.apply(splits, protocol)
+    splits = protocols.hold_out(splits, held_out_classes, seed)
     crop = Crop(image_size, crop_fraction, exif_orientation)
     if in_memory:
         on_device = bind(pad_crop_flip, augment, "config.data.augment, in memory,")
-        images = (InMemory.load(split, crop, skip) for split in splits)
-        return Dataset(*images, classes, on_device)
+
+        def load(source: Source, transform: Transform) -> Images:
+            return InMemory.load(source, transform, skip)
+
+        return _prepare(splits, load, crop, crop, on_device)
     options = {"size": image_size, "exif_orientation": exif_orientation}
     random_crop = bind(RandomCrop, augment, "config.data.augment, not in memory,")(**options)
-    train = Streamed(splits.train, random_crop, workers, skip)
-    return Dataset(train, Streamed(splits.evaluation, crop, workers, skip), classes, _unchanged)
+
+    def stream(source: Source, transform: Transform) -> Images:
+        return Streamed(source, transform, workers, skip)
+
+    return _prepare(splits, stream, random_crop, crop, _unchanged)
+
+
+def _prepare(
+    splits: Splits,
+    images: Callable[[Source, Transform], Images],
+    train_crop: Transform,
+    crop: Transform,
+    augment: Callable[[jax.Array, jax.Array], jax.Array],
+) -> Dataset:
+    train = images(splits.train, train_crop)
+    searched = splits.database or splits.train
+    return Dataset(
+        train=train,
+        evaluation=images(splits.evaluation, crop),
+        database=train
+        if searched is splits.train and crop == train_crop
+        else images(searched, crop),
+        class_names=splits.train.class_names,
+        augment=augment,
+        unseen=splits.unseen and _prepare(splits.unseen, images, train_crop, crop, augment),
+    )
 
 
 def _unchanged(key: jax.Array, images: jax.Array) -> jax.Array:

@@ -42,11 +42,13 @@ class Source(abc.ABC):
         names = [self.names[index] for index in indices]
         return dataclasses.replace(self, labels=self.labels[indices], names=names)
 
-    def renumber(self, class_names: tuple[str, ...]) -> "Source":
-        """Returns the source with labels that index `class_names`, a superset of its own."""
+    def restrict(self, class_names: tuple[str, ...]) -> "Source":
+        """Returns the source of the images of some classes, which are numbered as given."""
         position = {name: index for index, name in enumerate(class_names)}
-        labels = np.array([position[name] for name in self.class_names], np.int32)[self.labels]
-        return dataclasses.replace(self, labels=labels, class_names=class_names)
+        numbers = np.array([position.get(name, -1) for name in self.class_names], np.int32)
+        labels = numbers[self.labels]
+        kept = self if (labels >= 0).all() else self.select(np.flatnonzero(labels >= 0))
+        return dataclasses.replace(kept, labels=labels[labels >= 0], class_names=class_names)
 
 
 @dataclasses.dataclass(frozen=True)

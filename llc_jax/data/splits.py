@@ -15,10 +15,24 @@ EVAL_FOLDERS = ("val", "validation", "test")
 
 
 class Splits(NamedTuple):
-    """Two sources with the same classes."""
+    """Sources with the same classes.
+
+    Attributes:
+      train: the training images.
+      evaluation: the evaluation images; in retrieval, the queries.
+      database: what the queries search, where that is not the training images.
+      unseen: the images of classes that are kept from training.
+    """
 
     train: Source
     evaluation: Source
+    database: Source | None = None
+    unseen: "Splits | None" = None
+
+    def restrict(self, class_names: tuple[str, ...]) -> "Splits":
+        """Returns the images of some classes, which are numbered in the order given."""
+        images = (self.train, self.evaluation, self.database)
+        return Splits(*(part and part.restrict(class_names) for part in images))
 
 
 def open_splits(source: str, eval_source: str, *, holdout: float, seed: int) -> Splits:
@@ -136,7 +150,7 @@ def _by_class(store: Store, files: list[str], depth: int, layout: str) -> Source
 
 def _with_same_classes(splits: Splits, source: str) -> Splits:
     """Checks the classes, and numbers the evaluation labels as in training."""
-    train, evaluation = splits
+    train, evaluation = splits.train, splits.evaluation
     if len(train.class_names) < 2:
         raise InputError(
             f"{source} has one class ({train.class_names[0]}): codes need at least two, "
@@ -150,4 +164,4 @@ def _with_same_classes(splits: Splits, source: str) -> Splits:
         )
     if not len(evaluation):
         raise InputError(f"{source} leaves no image for evaluation; raise data.holdout.")
-    return Splits(train, evaluation.renumber(train.class_names))
+    return Splits(train, evaluation.restrict(train.class_names))

@@ -49,7 +49,7 @@ def test_a_folder_with_splits(tmp_path):
     make_tree(tmp_path, SPLIT_TREE)
     (tmp_path / "train" / "cat" / ".DS_Store").write_text("")
     (tmp_path / "train" / "cat" / "notes.txt").write_text("")
-    train, evaluation = open_splits(tmp_path)
+    train, evaluation, *_ = open_splits(tmp_path)
     assert train.class_names == evaluation.class_names == ("cat", "dog")
     assert describe(train) == [
         ("train/cat/a.png", "cat"),
@@ -65,7 +65,7 @@ def test_a_zip_is_read_as_its_folder(tmp_path, prefix):
     make_tree(tmp_path / "tree", [prefix + name for name in SPLIT_TREE])
     folder = open_splits(tmp_path / "tree")
     archive = open_splits(zip_tree(tmp_path / "tree", tmp_path / "tree.zip"))
-    for of_folder, of_zip in zip(folder, archive, strict=True):
+    for of_folder, of_zip in zip(folder[:2], archive[:2], strict=True):
         assert describe(of_folder) == describe(of_zip)
         copy = pickle.loads(pickle.dumps(of_zip))
         for index in range(len(of_folder)):
@@ -74,7 +74,7 @@ def test_a_zip_is_read_as_its_folder(tmp_path, prefix):
 
 def test_a_folder_without_splits_keeps_a_fraction_of_each_class(tmp_path):
     make_tree(tmp_path, [f"{name}/{i}.png" for name in ("x", "y", "z") for i in range(8)])
-    train, evaluation = open_splits(tmp_path, holdout=0.25)
+    train, evaluation, *_ = open_splits(tmp_path, holdout=0.25)
     assert np.bincount(train.labels).tolist() == [6, 6, 6]
     assert np.bincount(evaluation.labels).tolist() == [2, 2, 2]
     assert not set(train.names) & set(evaluation.names)
@@ -85,7 +85,7 @@ def test_a_csv(tmp_path):
     make_tree(tmp_path, ["images/1.png", "images/2.png", "images/3.png", "other/4.png"])
     (tmp_path / "train.csv").write_text("file,label\nimages/1.png,b\nimages/2.png,a\n")
     (tmp_path / "test.csv").write_text("images/3.png,a\n\nother/4.png,a\n")
-    train, evaluation = open_splits(tmp_path / "train.csv", tmp_path / "test.csv")
+    train, evaluation, *_ = open_splits(tmp_path / "train.csv", tmp_path / "test.csv")
     assert describe(train) == [("images/1.png", "b"), ("images/2.png", "a")]
     # The class that evaluation lacks keeps its number.
     assert evaluation.class_names == ("a", "b")
@@ -95,13 +95,13 @@ def test_a_csv(tmp_path):
 def test_separate_evaluation_folder(tmp_path):
     make_tree(tmp_path / "mine", ["cat/1.png", "dog/2.png"])
     make_tree(tmp_path / "theirs", SPLIT_TREE)
-    train, evaluation = open_splits(tmp_path / "mine", tmp_path / "theirs")
+    train, evaluation, *_ = open_splits(tmp_path / "mine", tmp_path / "theirs")
     assert len(train) == 2
     assert evaluation.names == ["val/cat/f.png", "val/dog/e.png"]
 
 
 def test_digits():
-    train, evaluation = open_splits("digits", holdout=0.25)
+    train, evaluation, *_ = open_splits("digits", holdout=0.25)
     assert len(train) + len(evaluation) == 1797
     assert train.images.shape[1:] == (8, 8, 3)
     assert train.images.dtype == np.uint8

@@ -144,7 +144,7 @@ class TestImageNet:
     def test_is_the_unpacked_folder(self, tars, tmp_path):
         packed = splits.open_splits(str(tars), "", holdout=0.1, seed=0)
         folder = splits.open_splits(str(tmp_path / "unpacked"), "", holdout=0.1, seed=0)
-        for mine, other in zip(packed, folder, strict=True):
+        for mine, other in zip(packed[:2], folder[:2], strict=True):
             assert mine.class_names == other.class_names == tuple(sorted(self.CLASSES))
             np.testing.assert_array_equal(mine.labels, other.labels)
             names = [pathlib.PurePath(name).name for name in other.names]

@@ -86,7 +86,7 @@ def batches(source):
 
 def test_gives_the_batches_of_the_folder(prepared):
     mine, folder = open_splits("tfds:tiny_files"), open_splits(str(prepared / "files"))
-    for ours, other in zip(mine, folder, strict=True):
+    for ours, other in zip(mine[:2], folder[:2], strict=True):
         assert ours.class_names == other.class_names == CLASSES
         np.testing.assert_array_equal(ours.labels, other.labels)
         assert list(ours.names) == [pathlib.PurePath(name).name for name in other.names]
@@ -96,19 +96,19 @@ def test_gives_the_batches_of_the_folder(prepared):
 
 
 def test_a_part_of_a_split():
-    train, evaluation = open_splits("tfds:tiny_files:train[:10]", "tfds:tiny_files:validation")
+    train, evaluation, *_ = open_splits("tfds:tiny_files:train[:10]", "tfds:tiny_files:validation")
     assert (len(train), len(evaluation)) == (10, 6)
     assert pickle.loads(pickle.dumps(train)).read(3) == train.read(3)
 
 
 def test_a_split_is_divided_by_chance():
-    train, evaluation = open_splits("tfds:tiny_files:train")
+    train, evaluation, *_ = open_splits("tfds:tiny_files:train")
     assert (len(train), len(evaluation)) == (12, 3)
     assert not set(train.names) & set(evaluation.names)
 
 
 def test_without_names_of_files():
-    train, _ = open_splits("tfds:tiny_nameless")
+    train = open_splits("tfds:tiny_nameless").train
     assert train.names[0] == "train[0]"
     np.testing.assert_array_equal(np.bincount(train.labels), [5, 5, 5])
 
