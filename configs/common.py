@@ -37,7 +37,7 @@ def base() -> ConfigDict:
             "exif_orientation": True,
             "in_memory": False,
             "augment": ConfigDict(),
-            "workers": 0,
+            "workers": config_dict.placeholder(int),
             "on_error": "stop",
         }
     )

@@ -17,7 +17,6 @@ def get_config(source: str = "") -> ConfigDict:
     config.model = common.model("resnet18", dtype="bfloat16")
     config.data.source = source
     config.data.augment = ConfigDict({"scale": (0.25, 1.0), "flip": True})
-    config.data.workers = 4
     config.eval_epochs = 5
     config.stages.linear = common.linear(30, common.sgd(0.1, warmup_epochs=1.0))
     config.stages.codebook = common.codebook(

@@ -37,7 +37,7 @@ class DataConfig:
       in_memory: decode everything once, and augment whole batches on the device.
       augment: options of the augmentation: `pad` and `flip` in memory, `scale` and
         `flip` otherwise.
-      workers: processes that decode; 0 uses threads.
+      workers: processes that decode; 0 uses threads; None suits the host.
       on_error: what a damaged image does: "stop" the run, or "skip" it, with a count.
     """
 
@@ -51,7 +51,7 @@ class DataConfig:
     exif_orientation: bool
     in_memory: bool
     augment: dict
-    workers: int
+    workers: int | None
     on_error: str
 
 

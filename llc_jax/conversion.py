@@ -139,7 +139,7 @@ def _config(name: str, num_bits: int, weights: str | os.PathLike) -> RunConfig:
         exif_orientation=False,
         in_memory=False,
         augment={},
-        workers=0,
+        workers=None,
         on_error="stop",
     )
     optimizer = OptimizerConfig(

@@ -1,5 +1,6 @@
 """Trains and evaluates: python -m llc_jax.main --config=configs/digits_8bit.py"""
 
+import os
 import pathlib
 import sys
 from typing import NoReturn
@@ -8,6 +9,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from llc_jax.data.read_ahead import ReadersFailed, kill_workers
 from llc_jax.errors import InputError
 from llc_jax.run import evaluate, run
 from llc_jax.training.loop import Diverged
@@ -40,6 +42,10 @@ def main(_: list[str]) -> None:
         _exit(2, f"error: {error}")
     except Diverged as error:
         _exit(1, f"error: {error}")
+    except ReadersFailed as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        kill_workers()
+        os._exit(1)  # A reader that hangs would keep the usual end waiting.
     except Stopped as stopped:
         _exit(128 + stopped.signal, str(stopped))
 

@@ -48,7 +48,7 @@ def open_dataset(
     exif_orientation: bool,
     in_memory: bool,
     augment: Mapping[str, Any],
-    workers: int,
+    workers: int | None,
     on_error: str,
     seed: int,
 ) -> Dataset:

@@ -23,15 +23,18 @@ from typing import Protocol
 import grain
 import jax
 import numpy as np
+from absl import flags
 
+from llc_jax.data.read_ahead import ReadAhead
 from llc_jax.data.sources import ArraySource, Source
 from llc_jax.data.transforms import Crop, Transform
 from llc_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 
-# The most threads that read in a process, two a core; and the most examples each makes at a time.
-_THREADS, _PIECE = 16, 16
+# The most examples that are made at a time, and the most threads, two a core, that a process has.
+# Beyond so many cores Python's lock would hold threads up: then there are several processes.
+_PIECE, _THREADS, _CORES_A_PROCESS = 16, 16, 8
 
 
 class Order(Protocol):
@@ -179,15 +182,17 @@ class Streamed(Images):
       source: where the images are.
       transform: what makes uint8[size, size, 3] of one. Its randomness comes from
         the order's seed and the image's position, whatever worker makes it.
-      workers: worker processes; 0 reads in threads of this process.
+      workers: worker processes; 0 reads in threads of this process; None suits the host.
       skip: whether a damaged image is masked, instead of an error.
+      patience: seconds to wait for a batch before the readers count as stalled.
       damaged: the numbers of those so far.
     """
 
     source: Source
     transform: Transform
-    workers: int = 0
+    workers: int | None = None
     skip: bool = False
+    patience: float = 600.0
     damaged: set[int] = dataclasses.field(default_factory=set)
 
     @property
@@ -196,25 +201,43 @@ class Streamed(Images):
         return self.source.labels
 
     def batches(self, order: Order, part: Slice, steps: range) -> Iterator[Batch]:
-        """Yields this process's part of the batch of each step."""
+        """Yields this process's part of the batch of each step.
+
+        Raises:
+          InputError: if an image is damaged, unless such are skipped.
+          ReadersFailed: if no batch comes for too long, or a worker process has died.
+        """
         load = _Load(self.source, self.transform, order, part, self.skip)
-        span = range(steps.start * load.pieces, steps.stop * load.pieces)
-        threads = 2 if self.workers else min(_THREADS, 2 * os.cpu_count())
-        reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-        data = grain.MapDataset.range(span.start, span.stop).map(load).batch(load.pieces)
-        data = data.to_iter_dataset(reading)
-        if self.workers:
-            data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
-        try:
-            with contextlib.closing(iter(data)) as batches:
-                for step, batch in zip(steps, batches, strict=True):
-                    batch = {name: _joined(pieces, self.workers) for name, pieces in batch.items()}
-                    examples = order(part.positions(step))
-                    self.damaged.update(examples[(examples >= 0) & ~batch["mask"]].tolist())
-                    yield batch
-        finally:
-            batch = batches = None
-            gc.collect()  # Grain's iterators hold their last batches in reference cycles.
+        read_ahead = ReadAhead(_grain_batches(load, steps, self.workers))
+        with contextlib.closing(read_ahead):
+            for step in steps:
+                examples = order(part.positions(step))
+                first = self.source.names[max(0, examples[0])]
+                batch = read_ahead.next(self.patience, f"the images from {first} on")
+                self.damaged.update(examples[(examples >= 0) & ~batch["mask"]].tolist())
+                yield batch
+
+
+def _grain_batches(load: "_Load", steps: range, workers: int | None) -> Iterator[Batch]:
+    """Yields the batches of some steps, their pieces made side by side."""
+    cores = os.cpu_count() or 1
+    if workers is None:
+        workers = cores // _CORES_A_PROCESS if cores > _CORES_A_PROCESS else 0
+    threads = max(1, min(_THREADS, 2 * cores // max(1, workers)))
+    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    data = grain.MapDataset.range(steps.start * load.pieces, steps.stop * load.pieces)
+    data = data.map(load).batch(load.pieces).to_iter_dataset(reading)
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads flags, which notebooks do not parse.
+        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    try:
+        with contextlib.closing(iter(data)) as batches:
+            for batch in batches:
+                yield {name: _joined(pieces, workers) for name, pieces in batch.items()}
+    finally:
+        batch = batches = None
+        gc.collect()  # Grain's iterators hold their last batches in reference cycles.
 
 
 def _joined(pieces: np.ndarray, workers: int) -> np.ndarray:

@@ -1,3 +1,6 @@
+import os
+import threading
+
 import cv2
 import jax
 import numpy as np
@@ -5,6 +8,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from llc_jax.data import pipeline, transforms
+from llc_jax.data.read_ahead import ReadAhead, ReadersFailed
 from llc_jax.data.sources import ArraySource
 from llc_jax.errors import InputError
 
@@ -100,6 +104,24 @@ def test_the_seed_decides_order_and_crops():
     assert (first[0]["label"] != first[2]["label"]).any()
 
 
+def test_reading_ahead_keeps_order_and_ends_when_it_is_told():
+    taken = []
+
+    def numbers():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    ahead = ReadAhead(numbers())
+    assert [ahead.next(5, "numbers") for _ in range(10)] == list(range(10))
+    ahead.close()
+    assert len(taken) < 20
+    short = ReadAhead(number for number in ())
+    with pytest.raises(EOFError):
+        short.next(5, "numbers")
+    short.close()
+
+
 def test_load_crops_images_of_another_size():
     loaded = pipeline.InMemory.load(source(Encoded), transforms.Crop(8, 1.0))
     assert loaded.images.shape == (N, 8, 8, 3)
@@ -140,6 +162,41 @@ def test_damaged_images_are_skipped_and_counted():
     others = list(pipeline.train_batches(whole_images, whole(10), range(10), seed=1))
     for batch, other in zip(batches, others, strict=True):
         np.testing.assert_array_equal(batch["image"][batch["mask"]], other["image"][batch["mask"]])
+
+
+class Fatal(Encoded):
+    """An example ends the process that reads it."""
+
+    def read(self, index):
+        if index == 20:
+            os._exit(3)
+        return super().read(index)
+
+
+def test_a_dead_worker_is_an_error():
+    images = pipeline.Streamed(source(Fatal), transforms.Crop(8), workers=1)
+    with pytest.raises(ReadersFailed, match=r"has died .*\(exit code 3\).* config.data.workers"):
+        list(pipeline.eval_batches(images, whole()))
+
+
+class Hanging(Encoded):
+    """An example never comes, until the test is over."""
+
+    over = threading.Event()
+
+    def read(self, index):
+        if index == 20:
+            self.over.wait()
+        return super().read(index)
+
+
+def test_readers_that_hang_are_an_error():
+    images = pipeline.Streamed(source(Hanging), transforms.Crop(8), workers=0, patience=0.5)
+    batches = pipeline.eval_batches(images, whole())
+    next(batches)
+    with pytest.raises(ReadersFailed, match="stalled: after 0 s the images from image 16 on"):
+        next(batches)
+    Hanging.over.set()
 
 
 def test_damaged_images_are_left_out_of_memory():
