@@ -1,12 +1,14 @@
-"""Our input pipeline beside tf.data and PIL: from JPEG files to batches of 224 pixels.
+"""Our input pipeline beside tf.data, PIL and torchvision: from JPEG files to batches.
 
-  pip install tensorflow-cpu pillow
-  python benchmarks/input_pipeline.py FOLDER_OR_ZIP
+  pip install tensorflow-cpu pillow torchvision
+  python benchmarks/input_pipeline.py IMAGES [--resized COPY]
 
-All three get the same files, in memory, and crop the same boxes: ours as `Streamed` does,
-tf.data with decode_and_crop_jpeg, and PIL in threads with the arithmetic of torchvision.
-Rounds alternate; medians. Then the share of its time that an accelerator of a given rate
-would wait for each. The last line is JSON.
+All get the same files, in memory, and crop the same boxes to 224 pixels: ours as `Streamed`
+does; tf.data with decode_and_crop_jpeg, which does not average where it shrinks; PIL in one
+thread a core; and torchvision as its users have it, in one process of a DataLoader a core, up
+to normalised floats (left out where it is not installed). Rounds alternate; medians. With a
+resized copy, ours reads that too. Then the share of its time that an accelerator of a given
+rate would wait for each. The last line is JSON.
 """
 
 import argparse
@@ -22,7 +24,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import PIL.Image
-from absl import app, flags
 
 from llc_jax.data import pipeline, splits, transforms
 from llc_jax.data.sources import Source
@@ -51,7 +52,7 @@ class InRam(Source):
 class Drawn:
     """What is drawn of the example at a position of the stream, as `RandomCrop` draws it."""
 
-    content: bytes
+    example: int
     box: transforms.Box
     flip: bool
 
@@ -65,7 +66,7 @@ def draw(source: InRam, sizes: list[tuple[int, int]], steps: range) -> list[Draw
     ):
         rng = np.random.default_rng([SEED, position])
         box = transforms.random_box(*sizes[example], rng)
-        drawn.append(Drawn(source.contents[example], box, rng.random() < 0.5))
+        drawn.append(Drawn(int(example), box, rng.random() < 0.5))
     return drawn
 
 
@@ -85,8 +86,10 @@ def tf_data(source: InRam, sizes: list[tuple[int, int]]) -> Make:
     """tf.data with as much parallelism as it chooses."""
     import tensorflow as tf
 
-    def load(content, box, flip):
-        image = tf.image.decode_and_crop_jpeg(content, box, channels=3)
+    contents = tf.constant(source.contents)
+
+    def load(example, box, flip):
+        image = tf.image.decode_and_crop_jpeg(contents[example], box, channels=3)
         image = tf.image.resize(image, (SIZE, SIZE), antialias=False)
         image = tf.cond(flip, lambda: tf.image.flip_left_right(image), lambda: image)
         return tf.cast(image, tf.uint8)
@@ -94,7 +97,7 @@ def tf_data(source: InRam, sizes: list[tuple[int, int]]) -> Make:
     def batches(steps: range) -> Iterator[np.ndarray]:
         drawn = draw(source, sizes, steps)
         columns = (
-            [one.content for one in drawn],
+            np.array([one.example for one in drawn]),
             np.array([one.box for one in drawn], np.int32),
             np.array([one.flip for one in drawn]),
         )
@@ -110,7 +113,7 @@ def pil(source: InRam, sizes: list[tuple[int, int]]) -> Make:
 
     def load(one: Drawn) -> np.ndarray:
         top, left, height, width = one.box
-        image = PIL.Image.open(io.BytesIO(one.content)).convert("RGB")
+        image = PIL.Image.open(io.BytesIO(source.contents[one.example])).convert("RGB")
         image = image.crop((left, top, left + width, top + height))
         image = image.resize((SIZE, SIZE), PIL.Image.Resampling.BILINEAR)
         if one.flip:
@@ -123,6 +126,44 @@ def pil(source: InRam, sizes: list[tuple[int, int]]) -> Make:
             images = pool.map(load, drawn)
             for _ in steps:
                 yield np.stack(list(itertools.islice(images, BATCH)))
+
+    return batches
+
+
+class OfTorchvision:
+    """What a DataLoader reads: an image as float32[3, 224, 224], normalised."""
+
+    def __init__(self, contents: list[bytes], drawn: list[Drawn]):
+        self.contents, self.drawn = contents, drawn
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def __getitem__(self, index: int):
+        from torchvision.transforms.v2 import functional
+
+        one = self.drawn[index]
+        image = PIL.Image.open(io.BytesIO(self.contents[one.example])).convert("RGB")
+        image = functional.resized_crop(image, *one.box, [SIZE, SIZE])
+        if one.flip:
+            image = functional.hflip(image)
+        pixels = functional.to_dtype(functional.pil_to_tensor(image), scale=True)
+        return functional.normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def torchvision(source: InRam, sizes: list[tuple[int, int]]) -> Make | None:
+    """torchvision in a DataLoader with a process for each core."""
+    try:
+        import torch.utils.data
+        import torchvision.transforms.v2  # noqa: F401
+    except ImportError:
+        return None
+
+    def batches(steps: range) -> Iterator[np.ndarray]:
+        images = OfTorchvision(source.contents, draw(source, sizes, steps))
+        loader = torch.utils.data.DataLoader(images, BATCH, num_workers=os.cpu_count())
+        for batch in loader:
+            yield batch.numpy()
 
     return batches
 
@@ -148,46 +189,51 @@ def waiting_of(make: Make, steps: range, rate: float) -> float:
     return max(0.0, 1 - busy / (time.perf_counter() - start))
 
 
-def parse_flags(arguments: list[str]) -> list[str]:
-    """Lets absl, which Grain's worker processes need, have no flags; argparse has them all."""
-    flags.FLAGS(arguments[:1])
-    return arguments
+def open_source(path: str) -> InRam:
+    """Reads the images of a folder or archive."""
+    opened = splits.open_splits(path, path, holdout=0.5, seed=0).train
+    contents = [opened.read(index) for index in range(len(opened))]
+    return InRam(contents, opened.labels, opened.class_names, list(opened.names))
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Measures and prints a line each."""
     parser = argparse.ArgumentParser()
     parser.add_argument("images", help="a folder or archive of JPEGs, one directory a class")
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--resized", help="a copy of them with smaller images")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--workers", type=int)
     parser.add_argument("--rates", type=float, nargs="+", default=[500, 1000, 2000, 4000])
-    options = parser.parse_args(arguments[1:])
-    whole = splits.open_splits(options.images, options.images, holdout=0.5, seed=0).train
-    contents = [whole.read(index) for index in range(len(whole))]
-    source = InRam(contents, whole.labels, whole.class_names, list(whole.names))
-    sizes = [PIL.Image.open(io.BytesIO(content)).size[::-1] for content in contents]
-    makers = {
-        "ours": ours(source, options.workers),
-        "tf.data": tf_data(source, sizes),
-        "PIL": pil(source, sizes),
-    }
-    steps = range(options.steps)
+    options = parser.parse_args()
+    source = open_source(options.images)
+    sizes = [PIL.Image.open(io.BytesIO(content)).size[::-1] for content in source.contents]
+    makers = {"ours": ours(source, options.workers)}
+    if options.resized:
+        makers["ours, resized"] = ours(open_source(options.resized), options.workers)
+    makers["tf.data"] = tf_data(source, sizes)
+    makers["PIL"] = pil(source, sizes)
+    makers["torchvision"] = torchvision(source, sizes)
+    makers = {name: make for name, make in makers.items() if make is not None}
     rates = {name: [] for name in makers}
     for make in makers.values():
         rate_of(make, range(4))
     for _ in range(ROUNDS):
         for name, make in makers.items():
-            rates[name].append(rate_of(make, steps))
+            rates[name].append(rate_of(make, range(options.steps)))
     medians = {name: statistics.median(found) for name, found in rates.items()}
+    for name, rate in medians.items():
+        ratios = (f"{medians[mine] / rate:5.2f}" for mine in medians if mine.startswith("ours"))
+        print(f"{name:<14} {rate:>7,.0f} images/s   ours is {' and '.join(ratios)} x", flush=True)
     waiting = {
-        name: {rate: waiting_of(make, steps, rate) for rate in options.rates}
+        name: {rate: waiting_of(make, range(24), rate) for rate in options.rates}
         for name, make in makers.items()
     }
-    for name, rate in medians.items():
-        line = f"{name:<8} {rate:>8,.0f} images/s   ours is {medians['ours'] / rate:.2f} x"
-        print(line, *(f"  waits {share:.0%} at {at:,.0f}/s" for at, share in waiting[name].items()))
+    for name, shares in waiting.items():
+        print(
+            f"{name:<14}", *(f"  waits {share:.0%} at {at:,.0f}/s" for at, share in shares.items())
+        )
     print(json.dumps({"images_per_second": medians, "waiting": waiting}))
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    main()

@@ -1,16 +1,14 @@
-import io
 import os
-import pathlib
 import pickle
 import tarfile
 import time
 
-import numpy as np
 import pytest
 
-from llc_jax.data import imagenet, splits, stores
+from llc_jax.data import stores
 from llc_jax.data.stores import Tar
 from llc_jax.errors import InputError
+from tests.writing import tar_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -18,16 +16,6 @@ def cache(tmp_path, monkeypatch):
     """An empty cache directory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def tar_bytes(files):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return out.getvalue()
 
 
 @pytest.fixture
@@ -112,59 +100,3 @@ def test_an_archive_that_shrinks_while_it_is_read(nested):
     os.truncate(path, 600)
     with pytest.raises(InputError, match="has changed while it was read"):
         store.read("n02/n02_1.JPEG")
-
-
-class TestImageNet:
-    """A few images in ImageNet's own form: validation images 1 to 4, and their classes."""
-
-    CLASSES = ("n01751748", "n09193705", "n02105855", "n04263257")
-
-    @pytest.fixture
-    def tars(self, tmp_path, monkeypatch):
-        rng = np.random.default_rng(0)
-        train, evaluation = {}, {}
-        for number, name in enumerate(self.CLASSES, start=1):
-            files = {f"{name}_{i}.JPEG": rng.bytes(100) for i in (12, 3)}
-            train[f"{name}.tar"] = tar_bytes(files)
-            evaluation[f"ILSVRC2012_val_{number:08}.JPEG"] = rng.bytes(100)
-            for split, contents in (("train", files), ("val", list(evaluation.items())[-1:])):
-                folder = tmp_path / "unpacked" / split / name
-                folder.mkdir(parents=True)
-                for file, content in dict(contents).items():
-                    (folder / file).write_bytes(content)
-        folder = tmp_path / "tars"
-        folder.mkdir()
-        (folder / imagenet.TRAIN_TAR).write_bytes(tar_bytes(train))
-        (folder / imagenet.EVAL_TAR).write_bytes(tar_bytes(evaluation))
-        monkeypatch.setattr(
-            imagenet, "WHOLE", {imagenet.TRAIN_TAR: (8, 4), imagenet.EVAL_TAR: (4, 4)}
-        )
-        return folder
-
-    def test_is_the_unpacked_folder(self, tars, tmp_path):
-        packed = splits.open_splits(str(tars), "", holdout=0.1, seed=0)
-        folder = splits.open_splits(str(tmp_path / "unpacked"), "", holdout=0.1, seed=0)
-        for mine, other in zip(packed[:2], folder[:2], strict=True):
-            assert mine.class_names == other.class_names == tuple(sorted(self.CLASSES))
-            np.testing.assert_array_equal(mine.labels, other.labels)
-            names = [pathlib.PurePath(name).name for name in other.names]
-            assert [pathlib.PurePath(name).name for name in mine.names] == names
-            assert [mine.read(i) for i in range(len(mine))] == [
-                other.read(i) for i in range(len(other))
-            ]
-
-    def test_a_missing_tar(self, tars):
-        (tars / imagenet.EVAL_TAR).unlink()
-        with pytest.raises(InputError, match="has no ILSVRC2012_img_val.tar: ImageNet needs both"):
-            splits.open_splits(str(tars), "", holdout=0.1, seed=0)
-
-    def test_too_few_images(self, tars, monkeypatch):
-        monkeypatch.undo()
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tars.parent / "cache"))
-        with pytest.raises(InputError, match="holds 8 images of 4 classes, not 1,281,167 of 1,000"):
-            splits.open_splits(str(tars), "", holdout=0.1, seed=0)
-
-    def test_another_validation_tar(self, tars):
-        (tars / imagenet.EVAL_TAR).write_bytes(tar_bytes({"cat.JPEG": b""}))
-        with pytest.raises(InputError, match=r"is not ImageNet's"):
-            splits.open_splits(str(tars), "", holdout=0.1, seed=0)

@@ -11,33 +11,12 @@ from llc_jax.data import tfds as our_tfds
 from llc_jax.data.pipeline import Slice, Streamed
 from llc_jax.data.transforms import RandomCrop
 from llc_jax.errors import InputError
+from tests import writing
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
 CLASSES = ("n01", "n02", "n03")
 PER_CLASS = {"train": 5, "validation": 2}
-
-
-def make_builder(name, features, files):
-    """A builder class of TFDS whose splits are the files of a folder."""
-
-    def info(self):
-        keys = ("image", "label") if "label" in features else None
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(features), supervised_keys=keys
-        )
-
-    def generate(self, split):
-        for path in sorted(files.glob(f"{split}/*/*"), reverse=True):
-            example = {"image": path, "label": path.parent.name, "file_name": path.name}
-            yield path.name, {key: value for key, value in example.items() if key in features}
-
-    def split_generators(self, _):
-        return {split: self._generate_examples(split) for split in PER_CLASS}
-
-    methods = {"_info": info, "_generate_examples": generate, "_split_generators": split_generators}
-    body = {"VERSION": tfds.core.Version("1.0.0"), "__module__": __name__, **methods}
-    return type(name, (tfds.core.GeneratorBasedBuilder,), body)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +41,7 @@ def prepared(tmp_path_factory):
         ("TinyNameless", {key: whole[key] for key in ("image", "label")}),
         ("TinyClassless", {"image": image}),
     ):
-        builder = make_builder(name, features, root / "files")
+        builder = writing.tfds_builder(name, features, root / "files", PER_CLASS)
         builder(data_dir=root / "tfds", file_format="array_record").download_and_prepare()
     return root
 
