@@ -29,6 +29,7 @@ from llc_jax.data import pipeline, splits, transforms
 from llc_jax.data.sources import Source
 
 SIZE, BATCH, SEED = 224, 64, 0
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ROUNDS = 5
 
 Make = Callable[[range], Iterator[np.ndarray]]
@@ -108,61 +109,60 @@ def tf_data(source: InRam, sizes: list[tuple[int, int]]) -> Make:
     return batches
 
 
-def pil(source: InRam, sizes: list[tuple[int, int]]) -> Make:
-    """PIL in one thread a core, as torchvision's transforms compute."""
+def crop_with_pil(content: bytes, one: Drawn) -> np.ndarray:
+    """What torchvision's RandomResizedCrop and RandomHorizontalFlip compute, in PIL."""
+    top, left, height, width = one.box
+    image = PIL.Image.open(io.BytesIO(content)).convert("RGB")
+    image = image.crop((left, top, left + width, top + height))
+    image = image.resize((SIZE, SIZE), PIL.Image.Resampling.BILINEAR)
+    if one.flip:
+        image = image.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.array(image)
 
-    def load(one: Drawn) -> np.ndarray:
-        top, left, height, width = one.box
-        image = PIL.Image.open(io.BytesIO(source.contents[one.example])).convert("RGB")
-        image = image.crop((left, top, left + width, top + height))
-        image = image.resize((SIZE, SIZE), PIL.Image.Resampling.BILINEAR)
-        if one.flip:
-            image = image.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.asarray(image)
+
+def pil(source: InRam, sizes: list[tuple[int, int]]) -> Make:
+    """PIL in one thread a core."""
 
     def batches(steps: range) -> Iterator[np.ndarray]:
         drawn = draw(source, sizes, steps)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = pool.map(load, drawn)
+            images = pool.map(lambda one: crop_with_pil(source.contents[one.example], one), drawn)
             for _ in steps:
                 yield np.stack(list(itertools.islice(images, BATCH)))
 
     return batches
 
 
-class OfTorchvision:
-    """What a DataLoader reads: an image as float32[3, 224, 224], normalised."""
+@dataclasses.dataclass(frozen=True)
+class Normalised:
+    """What a DataLoader reads: float32[3, 224, 224], normalised."""
 
-    def __init__(self, contents: list[bytes], drawn: list[Drawn]):
-        self.contents, self.drawn = contents, drawn
+    contents: list[bytes]
+    drawn: list[Drawn]
 
     def __len__(self) -> int:
         return len(self.drawn)
 
     def __getitem__(self, index: int):
-        from torchvision.transforms.v2 import functional
+        import torch
 
         one = self.drawn[index]
-        image = PIL.Image.open(io.BytesIO(self.contents[one.example])).convert("RGB")
-        image = functional.resized_crop(image, *one.box, [SIZE, SIZE])
-        if one.flip:
-            image = functional.hflip(image)
-        pixels = functional.to_dtype(functional.pil_to_tensor(image), scale=True)
-        return functional.normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        image = torch.from_numpy(crop_with_pil(self.contents[one.example], one))
+        image = image.permute(2, 0, 1).contiguous().float().div(255)
+        mean, std = (torch.tensor(one)[:, None, None] for one in (MEAN, STD))
+        return image.sub_(mean).div_(std)
 
 
-def torchvision(source: InRam, sizes: list[tuple[int, int]]) -> Make | None:
-    """torchvision in a DataLoader with a process for each core."""
+def pytorch(source: InRam, sizes: list[tuple[int, int]]) -> Make | None:
+    """PIL in a DataLoader with a process for each core."""
     try:
-        import torch.utils.data
-        import torchvision.transforms.v2  # noqa: F401
+        from torch.utils.data import DataLoader
     except ImportError:
         return None
 
     def batches(steps: range) -> Iterator[np.ndarray]:
-        images = OfTorchvision(source.contents, draw(source, sizes, steps))
-        loader = torch.utils.data.DataLoader(images, BATCH, num_workers=os.cpu_count())
-        for batch in loader:
+        images = Normalised(source.contents, draw(source, sizes, steps))
+        for batch in DataLoader(images, BATCH, num_workers=os.cpu_count()):
             yield batch.numpy()
 
     return batches
@@ -212,7 +212,7 @@ def main() -> None:
         makers["ours, resized"] = ours(open_source(options.resized), options.workers)
     makers["tf.data"] = tf_data(source, sizes)
     makers["PIL"] = pil(source, sizes)
-    makers["torchvision"] = torchvision(source, sizes)
+    makers["PyTorch"] = pytorch(source, sizes)
     makers = {name: make for name, make in makers.items() if make is not None}
     rates = {name: [] for name in makers}
     for make in makers.values():

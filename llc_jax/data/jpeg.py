@@ -16,8 +16,8 @@ _START, _END = b"\xff\xd8", b"\xff\xd9"
 # Markers (ITU T.81, table B.1): frames that are baseline, extended and progressive; EXIF.
 _FRAMES, _EXIF = (0xC0, 0xC1, 0xC2), 0xE1
 
-# Larger images go the way of all other files, with its limits.
-_MAX_PIXELS = 1 << 28
+# Larger images go the way of all other files.
+_MAX_PIXELS = 1 << 26
 
 
 class Header(NamedTuple):
@@ -75,15 +75,17 @@ def decode_top(content: bytes, header: Header, rows: int) -> np.ndarray | None:
       rows: how many, at most the image's height.
 
     Returns:
-      uint8[at least rows, width, 3], RGB, not turned; None if the file is damaged.
+      uint8[at least rows, width, 3], RGB, not turned; None if the decoder finds fault.
     """
     # One unit more: where colours are coded coarser, a row looks at its neighbours' colours.
-    enough = (-(-rows // header.unit) + 1) * header.unit
-    encoded = np.frombuffer(content, np.uint8)
-    if enough < header.height:
-        encoded = encoded.copy()
-        encoded[header.height_at : header.height_at + 2] = divmod(enough, 256)
+    enough = min(header.height, (-(-rows // header.unit) + 1) * header.unit)
+    encoded = np.frombuffer(content, np.uint8).copy()
+    encoded[header.height_at : header.height_at + 2] = divmod(enough, 256)
+    pixels = np.empty((enough, header.width, 3), np.uint8)
     try:
-        return simplejpeg.decode_jpeg(encoded, strict=False)
-    except ValueError:
-        return None
+        simplejpeg.decode_jpeg(encoded, buffer=pixels)
+    except ValueError as error:
+        # It is raised when all is decoded; the rows that are left are what it should complain of.
+        if "extraneous bytes before marker" not in str(error):
+            return None
+    return pixels

@@ -7,8 +7,12 @@ random takes its generator as an argument.
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
+
+# The most pixels that OpenCV decodes: a small file can claim to be a large image.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))
 
 import cv2
 import numpy as np

@@ -66,6 +66,14 @@ def test_other_files_have_no_header():
         assert jpeg.read_header(content) is None
 
 
+def test_damage_in_the_rows_that_are_wanted_is_seen():
+    content = encoded(picture(200, 100))
+    closed = content[: len(content) // 2] + content[-2:]
+    header = jpeg.read_header(closed)
+    assert jpeg.decode_top(closed, header, 20) is not None
+    assert jpeg.decode_top(closed, header, 190) is None
+
+
 def test_random_bytes_in_the_header_do_no_harm():
     whole = bytearray(encoded(picture(30, 20)))
     rng = np.random.default_rng(0)
