@@ -34,7 +34,8 @@ class Folder:
     def files(self) -> list[str]:
         """Lists the image files, as sorted paths relative to the root; hidden ones are left out."""
         found = []
-        for directory, subdirectories, files in os.walk(self.root, followlinks=True):
+        walk = os.walk(self.root, onerror=_refuse, followlinks=True)
+        for directory, subdirectories, files in walk:
             subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
             inside = pathlib.Path(directory).relative_to(self.root)
             found += [(inside / name).as_posix() for name in files if is_image(name)]
@@ -123,6 +124,10 @@ def is_image(name: str) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
+def _refuse(error: OSError) -> None:
+    raise InputError(f"Cannot read {error.filename}: {error.strerror}.") from error
+
+
 def _index(root: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the names, offsets and sizes of the files in an archive."""
 
@@ -151,7 +156,7 @@ def keep(
     try:
         status = [file.stat() for file in files]
     except OSError as error:
-        raise InputError(f"Cannot read {error.filename}: {error.strerror}.") from error
+        _refuse(error)
     stamp = np.array([(one.st_size, one.st_mtime_ns) for one in status])
     cached = _cache_file(name)
     try:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ class Checkpoints:
             save_decision_policy=_managers.FixedIntervalPolicy(1),
             enable_async_checkpointing=True,
         )
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory, self.keep = pathlib.Path(directory).absolute(), keep
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -39,6 +40,21 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, None where there is none."""
         return self._manager.latest_step()
+
+    def check_space(self, abstract: Tree) -> None:
+        """Raises an InputError if the disk has no room for the checkpoints of such a state.
+
+        There is one more than are kept while the newest is written.
+        """
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+        needed *= self.keep + 1
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise InputError(
+                f"{self.directory} needs {needed / 1e9:.2f} GB for {self.keep + 1} checkpoints, and "
+                f"the disk has {free / 1e9:.2f} GB free: make room, choose another --workdir, or "
+                "keep fewer (config.checkpoint.keep)."
+            )
 
     def save(self, step: int, state: Tree) -> None:
         """Starts to save the state, unless the step is saved already."""

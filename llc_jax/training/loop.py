@@ -101,6 +101,7 @@ def train_stage(stage: Stage, checkpoints: Checkpoints, log: RunLog) -> State:
 
     Raises:
       Stopped: after saving, if the process was told to stop.
+      InputError: if the disk has no room for the checkpoints.
       Diverged: if the loss or a weight is not finite; the last good checkpoint stays.
     """
     resumed = checkpoints.latest_step is not None
@@ -110,6 +111,7 @@ def train_stage(stage: Stage, checkpoints: Checkpoints, log: RunLog) -> State:
         log.say(f"{stage.name}: continues after step {first_step} of {num_steps}")
     if first_step == num_steps:
         return state
+    checkpoints.check_space(stage.abstract)
     host_batches = pipeline.train_batches(
         stage.images, stage.part, range(first_step, num_steps), stage.seed
     )

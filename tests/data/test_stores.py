@@ -6,7 +6,7 @@ import time
 import pytest
 
 from llc_jax.data import stores
-from llc_jax.data.stores import Tar
+from llc_jax.data.stores import Folder, Tar
 from llc_jax.errors import InputError
 from tests.writing import tar_bytes
 
@@ -100,3 +100,12 @@ def test_an_archive_that_shrinks_while_it_is_read(nested):
     os.truncate(path, 600)
     with pytest.raises(InputError, match="has changed while it was read"):
         store.read("n02/n02_1.JPEG")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=f"Cannot read {tmp_path}: Permission denied"):
+        Folder(tmp_path).files()

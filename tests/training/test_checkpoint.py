@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,15 @@ def test_keeps_the_latest_and_restores_it_on_any_devices(tmp_path):
         for devices in (1, 8):
             restored = checkpoints.restore(abstract(state(0), devices))
             jax.tree.map(np.testing.assert_array_equal, restored, state(3))
+
+
+def test_a_full_disk_is_seen_before_the_first_step(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.check_space(abstract(state(0)))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+        with pytest.raises(InputError, match="for 2 checkpoints, and the disk has 0.00 GB free"):
+            checkpoints.check_space(abstract(state(0)))
 
 
 def test_weights_alone(tmp_path):
