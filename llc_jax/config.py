@@ -31,8 +31,9 @@ class DataConfig:
       crop_fraction: part of the resized shorter side that evaluation crops.
       exif_orientation: whether to turn images upright as their EXIF data says.
       in_memory: decode everything once, and augment whole batches on the device.
-      augment: options of the augmentation: `pad` and `flip` in memory, `scale` and
-        `flip` otherwise.
+      augment: options of the augmentation: in memory, `pad` and `flip`; otherwise
+        `scale`, `flip` and `randaugment`, which is None for none, or how many
+        operations in a row and their magnitude from 0 to 10: (2, 9).
       workers: processes that decode; 0 uses threads.
       on_error: what a damaged image does: "stop" the run, or "skip" it, with a count.
     """
@@ -178,7 +179,8 @@ def bind(function: Callable, options: Mapping[str, Any], what: str) -> Callable:
     known = {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
     for name in options:
         if name not in known:
-            raise InputError(f"{what} has no option {name!r}.{_nearest(name, known)}")
+            hint = _nearest(name, known) or f" It has {', '.join(known) or 'none'}."
+            raise InputError(f"{what} has no option {name!r}.{hint}")
     return functools.partial(function, **options)
 
 

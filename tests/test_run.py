@@ -213,6 +213,11 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"data__source": "/nowhere"}, "no data at /nowhere"),
         ({"data__sauce": "x"}, "config.data has no key 'sauce'. Did you mean 'source'"),
         ({"data__augment": {"pat": 1}}, "no option 'pat'. Did you mean 'pad'"),
+        ({"data__augment": {"randaugment": (2, 9)}}, "memory, has no option .* It has pad, flip"),
+        (
+            {"data__in_memory": False, "data__augment": {"randaugment": (2, 90)}},
+            r"randaugment is the number of layers, .* from 0 to 10, .*, not \(2, 90\)",
+        ),
         ({"model__name": "resnet5"}, "config.model.name is one of .*Did you mean 'resnet50'"),
         ({"model__widht": 3}, "backbone cnn has no option 'widht'. Did you mean 'width'"),
         ({"model__dtype": "float16"}, "model.dtype is one of bfloat16, float32, not 'float16'"),
