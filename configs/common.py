@@ -134,6 +134,7 @@ def _stage(objective: dict, head: dict, epochs: int, optimizer: ConfigDict, **mo
             "codebook": "",
             "trainable_blocks": config_dict.placeholder(int),
             "optimizer": optimizer,
+            "mixup": 0.0,
             **more,
         }
     )

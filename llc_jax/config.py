@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
 import pathlib
 import types
 import typing
@@ -78,6 +79,8 @@ class StageConfig:
       trainable_blocks: train only the head and the last so many blocks of the backbone;
         None trains all.
       optimizer: how to descend.
+      mixup: blend each example with another, by shares of Beta(mixup, mixup); 0 for not.
+        See `training.mixup`.
     """
 
     objective: dict
@@ -87,6 +90,7 @@ class StageConfig:
     codebook: str
     trainable_blocks: int | None
     optimizer: OptimizerConfig
+    mixup: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +144,9 @@ class RunConfig:
 def parse(config: Mapping[str, Any]) -> RunConfig:
     """Checks a config's tree and returns it typed.
 
+    A key that has a default here can be left out: runs from before there was such a key
+    go on as they were.
+
     Raises:
       InputError: naming the key that is unknown, missing or of the wrong type.
     """
@@ -152,6 +159,9 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
     for key, value in positive.items():
         if value < 1:
             raise InputError(f"config.{key} is at least 1, not {value}.")
+    for name, stage in parsed.stages.items():
+        if not 0 <= stage.mixup < math.inf:
+            raise InputError(f"config.stages.{name}.mixup is at least 0, not {stage.mixup}.")
     for bits in parsed.prefixes:
         if not 0 < bits < parsed.num_bits:
             raise InputError(f"config.prefixes are from 1 to {parsed.num_bits - 1}, not {bits}.")
@@ -229,14 +239,15 @@ def _parse(kind: type, value: Any, path: str) -> Any:
 
 
 def _parse_dataclass(kind: type, value: Mapping, path: str) -> Any:
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in value:
         if key not in fields:
             raise InputError(f"{path} has no key {key!r}.{_nearest(key, fields)}")
-    for key in fields:
-        if key not in value:
+    for key, field in fields.items():
+        if key not in value and field.default is dataclasses.MISSING:
             raise InputError(f"{path}.{key} is missing.")
-    return kind(**{key: _parse(of, value[key], f"{path}.{key}") for key, of in fields.items()})
+    given = {key: field.type for key, field in fields.items() if key in value}
+    return kind(**{key: _parse(of, value[key], f"{path}.{key}") for key, of in given.items()})
 
 
 def _expect(kind: type | types.UnionType, value: Any, path: str) -> Any:
