@@ -33,8 +33,12 @@ class Folder:
 
     def files(self) -> list[str]:
         """Lists the image files, as sorted paths relative to the root; hidden ones are left out."""
+
+        def fail(error: OSError):
+            raise InputError(f"Cannot read {error.filename}: {error.strerror}.") from error
+
         found = []
-        for directory, subdirectories, files in os.walk(self.root, followlinks=True):
+        for directory, subdirectories, files in os.walk(self.root, onerror=fail, followlinks=True):
             subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
             inside = pathlib.Path(directory).relative_to(self.root)
             found += [(inside / name).as_posix() for name in files if is_image(name)]
