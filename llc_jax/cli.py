@@ -1,4 +1,4 @@
-"""The command `llc`: uses a trained model."""
+"""The command `llc`: uses a trained model, and prepares data."""
 
 import argparse
 import json
@@ -23,6 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         # The reader has seen enough, as `head` has; nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -31,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="llc", description="Uses a trained llc_jax model.")
+    parser = argparse.ArgumentParser(
+        prog="llc", description="Uses a trained llc_jax model; prepares data."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     encode = commands.add_parser("encode", help="write the codes of images to a file")
@@ -59,11 +64,31 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, help="the .safetensors or .pth file to write")
     export.set_defaults(command=_export)
 
+    prepare = commands.add_parser("prepare", help="make data ready for training; see its --help")
+    _add_preparations(prepare.add_subparsers(required=True, metavar="WHAT"))
+
     for command in (encode, classify):
         command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders")
     for command in (encode, classify, export):
         command.add_argument("--run", required=True, help="workdir of a finished run")
     return parser
+
+
+def _add_preparations(commands) -> None:
+    imagenet = commands.add_parser("imagenet", help="TFDS's imagenet2012, from the original tars")
+    imagenet.add_argument("folder", metavar="FOLDER", type=pathlib.Path, help="where the tars are")
+    imagenet.set_defaults(command=_prepare_imagenet)
+
+    convert = commands.add_parser("array_record", help="add ArrayRecord to a TFRecord dataset")
+    convert.add_argument("name", metavar="NAME", help="of a dataset that TFDS has prepared")
+    convert.set_defaults(command=_prepare_array_record)
+
+    resize = commands.add_parser("resize", help="copy a dataset, with smaller images, to a tar")
+    resize.add_argument("source", metavar="SOURCE", help="a folder, .zip, .tar, .csv or tfds:NAME")
+    resize.add_argument("out", metavar="OUT.tar", type=pathlib.Path, help="the tar to write")
+    resize.add_argument("--short-side", type=int, default=320, help="in pixels; 320 by default")
+    resize.add_argument("--quality", type=int, default=92, help="of the JPEGs; 92 by default")
+    resize.set_defaults(command=_prepare_resized)
 
 
 def _encode(options: argparse.Namespace) -> None:
@@ -107,6 +132,26 @@ def _export(options: argparse.Namespace) -> None:
 
     conversion.export(options.run, options.out)
     print(f"Weights: {options.out}")
+
+
+def _prepare_imagenet(options: argparse.Namespace) -> None:
+    from llc_jax.data import prepare
+
+    prepare.prepare_imagenet(options.folder)
+
+
+def _prepare_array_record(options: argparse.Namespace) -> None:
+    from llc_jax.data import prepare
+
+    prepare.convert_to_array_record(options.name)
+
+
+def _prepare_resized(options: argparse.Namespace) -> None:
+    from llc_jax.data import resized
+
+    resized.resize_copy(
+        options.source, options.out, short_side=options.short_side, quality=options.quality
+    )
 
 
 def _load(path: str):

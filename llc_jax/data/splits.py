@@ -55,9 +55,9 @@ def open_splits(source: str, eval_source: str, *, holdout: float, seed: int) -> 
       InputError: if the data are missing, empty, of one class, or if evaluation
         has a class that training has not.
     """
-    opened = _open(source)
+    opened = open_source(source)
     if eval_source:
-        evaluation = _open(eval_source)
+        evaluation = open_source(eval_source)
         if isinstance(opened, Splits):
             opened = opened.train
         if isinstance(evaluation, Splits):
@@ -83,7 +83,8 @@ def split_by_chance(source: Source, holdout: float, seed: int) -> Splits:
     return Splits(source.select(np.flatnonzero(~kept)), source.select(np.flatnonzero(kept)))
 
 
-def _open(source: str) -> Source | Splits:
+def open_source(source: str) -> Source | Splits:
+    """Opens data as they are: in one part, or split; see `open_splits`."""
     if not source:
         raise InputError(
             "The config names no data: give a folder, a .zip, a .tar or a .csv, "

@@ -17,6 +17,7 @@ from llc_jax.data.sources import Source
 from llc_jax.errors import InputError
 
 PREFIX = "tfds:"
+FORMAT = "array_record"
 TRAIN, EVALUATION = "train", ("validation", "test")
 
 # Features that name an image, in the order of preference.
@@ -62,7 +63,7 @@ def open_dataset(given: str) -> list[TfdsSource]:
         ArrayRecord, or does not classify images.
     """
     name, _, split = given.removeprefix(PREFIX).partition(":")
-    builder = _builder(name)
+    builder = array_record_builder(name)
     there = list(builder.info.splits)
     if split:
         wanted = [split]
@@ -76,33 +77,68 @@ def open_dataset(given: str) -> list[TfdsSource]:
     return [_open_split(str(builder.data_path), one, given) for one in wanted]
 
 
-def _builder(name: str):
-    """Returns the builder of a dataset that is prepared as it should be."""
+def array_record_builder(name: str):
+    """Returns TFDS's builder of a dataset that is prepared as ArrayRecord.
+
+    Raises:
+      InputError: if there is no such dataset, or it is not prepared so.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = prepared_builder(name)
+    if tfds.core.FileFormat(FORMAT) not in builder.info.available_file_formats():
+        raise InputError(
+            f"{builder.data_path} is prepared as {builder.info.file_format.value}, which has no "
+            f"random access: `llc prepare array_record {name}` adds {FORMAT}."
+        )
+    return builder
+
+
+def prepared_builder(name: str):
+    """Returns TFDS's builder of a dataset that is prepared, in whatever format.
+
+    Raises:
+      InputError: if there is no such dataset, or it is not prepared.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = declared_builder(name)
+    path = pathlib.Path(builder.data_path)
+    if not path.is_dir():
+        others = sorted(other.name for other in path.parent.glob("*.*.*"))
+        if others:
+            raise InputError(
+                f"The dataset {name!r} is prepared as version {', '.join(others)}, and the "
+                f"tensorflow-datasets here makes {path.name}: prepare it anew, or install one that "
+                f"makes {others[-1]}."
+            )
+        how = "`llc prepare imagenet FOLDER` does it"
+        if builder.name != "imagenet2012":
+            how = f'prepare it with file_format="{FORMAT}"'
+        raise InputError(f"The dataset {name!r} is not prepared: there is no {path}; {how}.")
+    # The builder that a name gives does not read of alternative formats; this one does.
+    return tfds.builder_from_directory(path)
+
+
+def declared_builder(name: str):
+    """Returns TFDS's builder of a dataset, prepared or not.
+
+    Raises:
+      InputError: if there is no such dataset.
+    """
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
+        return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
     except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"TFDS has no dataset {name!r}: {reason}") from error
-    if not pathlib.Path(builder.data_path).is_dir():
-        raise InputError(
-            f"The dataset {name!r} is not prepared: there is no {builder.data_path}. Prepare it "
-            'with file_format="array_record".'
-        )
-    file_format = builder.info.file_format
-    if file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise InputError(
-            f"{builder.data_path} is prepared as {file_format.value}, which has no random access: "
-            'prepare it with file_format="array_record".'
-        )
-    return builder
 
 
 def _open_split(directory: str, split: str, given: str) -> TfdsSource:
     import tensorflow_datasets as tfds
 
-    info = tfds.builder_from_directory(directory).info
+    info = _open_directory(directory).info
     try:
         files = [file.filename for file in info.splits[split].file_instructions]
     except (ValueError, KeyError) as error:
@@ -138,7 +174,18 @@ def _open_records(directory: str, split: str):
     """Returns the records of a split, and the names of their image and their label."""
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(directory)
+    builder = _open_directory(directory)
     image, label = builder.info.supervised_keys or ("image", "label")
     skip = {image: tfds.decode.SkipDecoding()}
     return builder.as_data_source(split=split, decoders=skip), image, label
+
+
+def _open_directory(directory: str):
+    """Returns the builder of a dataset's version, set to read ArrayRecord."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(directory)
+    if builder.info.file_format != tfds.core.FileFormat(FORMAT):
+        # It is an alternative format; `builder_from_directory` cannot be asked for one.
+        builder.info.set_file_format(FORMAT, override=True, override_if_initialized=True)
+    return builder

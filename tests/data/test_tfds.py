@@ -122,3 +122,12 @@ def test_tfrecord_is_refused(prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     with pytest.raises(InputError, match="is prepared as tfrecord, which has no random access"):
         open_splits("tfds:tiny_files")
+
+
+def test_another_version_is_named(prepared, tmp_path, monkeypatch):
+    shutil.copytree(prepared / "tfds", tmp_path / "tfds")
+    versions = tmp_path / "tfds" / "tiny_files"
+    (versions / "1.0.0").rename(versions / "0.9.0")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    with pytest.raises(InputError, match=r"is prepared as version 0.9.0, and .* makes 1.0.0"):
+        open_splits("tfds:tiny_files")
