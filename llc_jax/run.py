@@ -25,6 +25,7 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.config import RunConfig, StageConfig, is_file, parse
 from llc_jax.data import pipeline
 from llc_jax.data.dataset import Dataset, open_dataset
+from llc_jax.data.jobs import make_directory
 from llc_jax.errors import InputError
 from llc_jax.files import write_json
 from llc_jax.mesh import make_mesh, split_by_rows
@@ -70,6 +71,7 @@ def run(
     else:
         setting = _set_up(config, workdir, make_mesh(devices), log, config.stages)
         _check_batch_size(setting)
+        make_directory(workdir)
         _on_first_process(write_json, workdir / CONFIG_FILE, plain(config))
         results = _run_stages(setting, log)
     for table in results_tables(results):
@@ -102,6 +104,7 @@ def evaluate(
     _check_claim(workdir, config)
     name = list(config.stages)[-1]
     setting = _set_up(config, workdir, make_mesh(devices), log, [name])
+    make_directory(workdir)
     trained = (workdir / name / RESULTS_FILE).exists()
     if not trained and is_file(config.init_from):
         weights = setting.pretrained_weights(name, config.init_from)

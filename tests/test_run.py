@@ -368,3 +368,9 @@ def test_evaluates_on_the_way(tmp_path):
     found = records(tmp_path)
     assert "class_logits" in found[0]
     assert "class_logits" not in found[1]
+
+
+def test_a_workdir_that_cannot_be(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"Cannot write in {tmp_path}/file/run: Not a directory"):
+        run(tree(), tmp_path / "file" / "run")
