@@ -11,6 +11,7 @@ _API = {
     "Model": "llc_jax.inference",
     "decoders": "llc_jax.codes.decoders",
     "load": "llc_jax.inference",
+    "metrics": "llc_jax.evaluation.metrics",
     "pack": "llc_jax.codes.packing",
     "sign_ste": "llc_jax.codes.binarize",
     "unpack": "llc_jax.codes.packing",
