@@ -45,6 +45,7 @@ def base() -> ConfigDict:
     config.checkpoint = ConfigDict({"keep": 2, "steps": 0})
     config.eval_epochs = 0
     config.decoders = ()
+    config.retrieval = ()
     return config
 
 

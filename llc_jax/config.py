@@ -130,6 +130,8 @@ class RunConfig:
       eval_epochs: epochs between evaluations during training; 0 for none.
       decoders: to measure at the end of each stage that trains codes; names as
         `codes.decoders.make` takes them.
+      retrieval: the ranks at which retrieval is measured at the end of each stage, by
+        queries of the evaluation images; () for not at all.
     """
 
     seed: int
@@ -145,6 +147,7 @@ class RunConfig:
     checkpoint: CheckpointConfig
     eval_epochs: int
     decoders: tuple[str, ...]
+    retrieval: tuple[int, ...] = ()
 
 
 def parse(config: Mapping[str, Any]) -> RunConfig:
@@ -171,6 +174,9 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
     for bits in parsed.prefixes:
         if not 0 < bits < parsed.num_bits:
             raise InputError(f"config.prefixes are from 1 to {parsed.num_bits - 1}, not {bits}.")
+    for cutoff in parsed.retrieval:
+        if cutoff < 1:
+            raise InputError(f"config.retrieval are ranks from 1, not {cutoff}.")
     if not parsed.stages:
         raise InputError("config.stages is empty: a run needs at least one stage.")
     _check_order(parsed.stages)

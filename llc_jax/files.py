@@ -5,8 +5,10 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -35,6 +37,12 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays by their names as `.npz`, atomically."""
+    with atomic_write(path) as temporary:
+        np.savez(temporary, **arrays)
 
 
 def _umask() -> int:

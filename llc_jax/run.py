@@ -1,9 +1,9 @@
 """A run: its stages in order, then its evaluations. It continues where it stopped.
 
 A workdir holds `config.json`, `<stage>/checkpoints/`, `<stage>/codebook.npz`,
-`<stage>/results.json`, `codebook.npz` (the last stage's), `metrics.jsonl`,
-`tensorboard/` and, once all is done, `results.json`; after an evaluation without
-training, `evaluation.json`.
+`<stage>/results.json`, `<stage>/pr_curve.npz` where retrieval is measured,
+`codebook.npz` (the last stage's), `metrics.jsonl`, `tensorboard/` and, once all is done,
+`results.json`; after an evaluation without training, `evaluation.json`.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from llc_jax.data import pipeline
 from llc_jax.data.dataset import Dataset, open_dataset
 from llc_jax.data.jobs import make_directory
 from llc_jax.errors import InputError
-from llc_jax.files import write_json
+from llc_jax.files import write_arrays, write_json
 from llc_jax.mesh import make_mesh, split_by_rows
 from llc_jax.report.table import results_tables
 from llc_jax.setting import CODEBOOK_FILE, Setting, codebook_file, input_size
@@ -37,6 +37,7 @@ from llc_jax.training.loop import train_stage
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
 EVALUATION_FILE = "evaluation.json"
+CURVES_FILE = "pr_curve.npz"
 
 # What may change between the parts of a run, as it cannot change the result.
 _FREE_KEYS = ("data.workers", "checkpoint.keep", "checkpoint.steps")
@@ -241,9 +242,18 @@ def _name_all(
     state: Mapping[str, Any],
     codebook: Codebook | None,
 ) -> dict[str, float]:
-    """Returns a stage's figures by their flat names, and adds those of its codebook."""
+    """Returns a stage's figures by their flat names, and adds those of its codebook.
+
+    Where retrieval is measured, leaves its curves in the stage's folder.
+    """
     own = _own_names(setting.config.stages, name)
     named = _name_figures(own, figures)
+    if setting.config.retrieval:
+        found = stages.measure_retrieval(setting, name, state)
+        is_linear = setting.config.stages[name].head["name"] == "linear"
+        whose = f"{own.logits}{own.class_logits}/" if is_linear else own.codes
+        named |= {f"retrieval/{whose}{key}": value for key, value in found.figures.items()}
+        _on_first_process(write_arrays, setting.workdir / name / CURVES_FILE, found.curves)
     if codebook is None:
         return named
     if setting.config.decoders:

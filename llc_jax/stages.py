@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from llc_jax import codebooks
@@ -14,8 +15,9 @@ from llc_jax.data import pipeline
 from llc_jax.errors import InputError
 from llc_jax.evaluation.classification import Classification
 from llc_jax.evaluation.decoding import Decoding
+from llc_jax.evaluation.retrieval import Retrieval, Retrieved
 from llc_jax.models.heads import Output
-from llc_jax.setting import Setting, with_sharding
+from llc_jax.setting import Setting, input_size, with_sharding
 from llc_jax.training import optimizer
 from llc_jax.training import state as states
 from llc_jax.training import step as steps
@@ -103,7 +105,7 @@ def evaluation(
             class_codes = packing.pack(state["params"]["head"]["latent"])
         encode_images = functools.partial(encode, state["params"], state["batch_stats"])
         classification = Classification(encode_images, class_codes, setting.config.prefixes)
-        return classification.run(_evaluation_batches(setting))
+        return classification.run(_batches(setting, setting.data.evaluation))
 
     return evaluate
 
@@ -114,7 +116,36 @@ def measure_decoders(
     """Returns the accuracy and the throughput of the config's decoders after a stage."""
     encode = functools.partial(_encoder(setting, name), state["params"], state["batch_stats"])
     decoding = Decoding(encode, codebook, setting.config.decoders)
-    return decoding.run(_evaluation_batches(setting))
+    return decoding.run(_batches(setting, setting.data.evaluation))
+
+
+def measure_retrieval(setting: Setting, name: str, state: State) -> Retrieved:
+    """Returns what the codes, or the features, of a stage are worth in retrieval.
+
+    What is found among the classes that are held out of training is `unseen/...`.
+    """
+    network, weights = setting.network(name), (state["params"], state["batch_stats"])
+    image = jax.ShapeDtypeStruct((1, *(input_size(setting.config),) * 2, 3), jnp.uint8)
+    has_codes = jax.eval_shape(network.evaluate, *weights, image).code_logits is not None
+
+    def represent(*given: Tree) -> jax.Array:
+        return network.evaluate(*given).code_logits if has_codes else network.features(*given)
+
+    shardings = (setting.whole, setting.whole, setting.rows)
+    retrieval = Retrieval(
+        functools.partial(jax.jit(represent, in_shardings=shardings), *weights),
+        setting.config.retrieval,
+        codes=has_codes,
+        prefixes=setting.config.prefixes,
+        mesh=None if jax.default_backend() == "cpu" else setting.mesh,
+    )
+    found = Retrieved({}, {})
+    for which, data in {"": setting.data, "unseen/": setting.data.unseen}.items():
+        if data is not None:
+            batches = (_batches(setting, images) for images in (data.evaluation, data.database))
+            for all_, part in zip(found, retrieval.run(*batches, data.own), strict=True):
+                all_ |= {which + key: value for key, value in part.items()}
+    return found
 
 
 def _encoder(setting: Setting, name: str) -> Callable[..., Output]:
@@ -122,10 +153,9 @@ def _encoder(setting: Setting, name: str) -> Callable[..., Output]:
     return jax.jit(setting.network(name).evaluate, in_shardings=(whole, whole, rows))
 
 
-def _evaluation_batches(setting: Setting) -> Iterator[dict[str, jax.Array]]:
+def _batches(setting: Setting, images: pipeline.Images) -> Iterator[dict[str, jax.Array]]:
     part = pipeline.Slice.of(setting.rows, setting.config.batch_size)
-    batches = pipeline.eval_batches(setting.data.evaluation, part)
-    return pipeline.on_devices(batches, setting.rows)
+    return pipeline.on_devices(pipeline.eval_batches(images, part), setting.rows)
 
 
 def learnt_codebook(state: State, class_names: tuple[str, ...]) -> Codebook | None:

@@ -235,6 +235,7 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"stages__linear__optimizer__schedule": "cosin"}, "Did you mean 'cosine'"),
         ({"stages": {}}, "config.stages is empty"),
         ({"prefixes": (4, 8)}, "config.prefixes are from 1 to 7, not 8"),
+        ({"retrieval": (1000, 0)}, "config.retrieval are ranks from 1, not 0"),
         ({"decoders": ("med",)}, "no decoder 'med'; there are ed, mhd"),
         ({"data__image_size": 6, "model": ALEXNET}, "alexnet does not take images of 6 pixels"),
         ({"stages__linear__trainable_blocks": 4}, "trainable_blocks is from 0 to 3"),
@@ -344,6 +345,35 @@ def test_a_nested_codebook(tmp_path, capsys):
     whole, part = llc_jax.load(tmp_path), llc_jax.load(tmp_path, num_bits=6)
     np.testing.assert_array_equal(part.code_logits(images), whole.code_logits(images)[:, :6])
     assert part.classify(images)[1].max() <= 6
+
+
+def test_retrieval(tmp_path):
+    stages = tree()["stages"]
+    stages = {"linear": stages["linear"], "instance": stages["instance"]}
+    stages["linear"] |= {"epochs": 1}
+    stages["instance"] |= {"init_from": "linear", "codebook": "hadamard"}
+    changed = tree(stages=stages, retrieval=(10, 2000), data__held_out_classes=2, prefixes=(4,))
+    results = run(changed, tmp_path, jax.devices()[:1])
+    kinds = ("", "asymmetric/", "prefix_4/", "prefix_4/asymmetric/", "cosine/", "dot/")
+    ways = [f"{unseen}{kind}" for unseen in ("", "unseen/") for kind in kinds]
+    ways += ["linear/cosine/", "linear/unseen/dot/"]
+    for way in (f"retrieval/{way}" for way in ways):
+        forms = ("cmap_min", "cmap", "cmap_max")
+        least, given, most = (results[f"{way}{form}@10"] for form in forms)
+        assert 0 <= least <= given + 1e-12 <= most + 2e-12 <= 1 + 2e-12
+        assert least - 1e-12 <= results[f"{way}cmap_tie@10"] <= most + 1e-12
+        assert given <= results[f"{way}rmap@10"] + 1e-12
+        # All images of a class are found among all images: those are the training images.
+        assert results[f"{way}recall@2000"] == pytest.approx(1)
+    assert results["retrieval/linear/cosine/cmap@2000"] > 0.2
+    assert results["retrieval/unseen/precision@2000"] == pytest.approx(0.5, abs=0.02)
+    with np.load(tmp_path / "instance" / "pr_curve.npz") as curves:
+        assert curves["radius/precision"].shape == curves["unseen/radius/recall"].shape == (9,)
+        assert curves["rank/recall"][-1] == pytest.approx(1)
+    assert (tmp_path / "linear" / "pr_curve.npz").exists()
+    found = evaluate(changed, tmp_path, jax.devices()[:1])
+    assert found == {key: results[key] for key in found}
+    assert "retrieval/cmap@10" in found
 
 
 def test_phase_1_can_start_from_a_codebook(tmp_path, capsys):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from llc_jax.config import bind, choose
 from llc_jax.data import protocols
@@ -23,6 +24,8 @@ class Dataset:
       train: the training images.
       evaluation: the evaluation images; in retrieval, the queries.
       database: what queries search: the training images, or a protocol's choice.
+      own: int64[Q], the place in the database of each evaluation image itself, -1 where it is
+        not there.
       class_names: L names.
       augment: (key, uint8[B, H, W, 3]) -> the same shape, on the devices.
       unseen: the images of the classes that are held out of training.
@@ -31,6 +34,7 @@ class Dataset:
     train: Images
     evaluation: Images
     database: Images
+    own: np.ndarray
     class_names: tuple[str, ...]
     augment: Callable[[jax.Array, jax.Array], jax.Array]
     unseen: "Dataset | None"
@@ -83,16 +87,33 @@ def _prepare(
 ) -> Dataset:
     train = images(splits.train, train_crop)
     searched = splits.database or splits.train
+    same = searched is splits.train and crop == train_crop
+    database = train if same else images(searched, crop)
+    evaluation = images(splits.evaluation, crop)
     return Dataset(
         train=train,
-        evaluation=images(splits.evaluation, crop),
-        database=train
-        if searched is splits.train and crop == train_crop
-        else images(searched, crop),
+        evaluation=evaluation,
+        database=database,
+        own=_own_places(_names(splits.evaluation, evaluation), _names(searched, database)),
         class_names=splits.train.class_names,
         augment=augment,
         unseen=splits.unseen and _prepare(splits.unseen, images, train_crop, crop, augment),
     )
+
+
+def _names(source: Source, images: Images) -> list[str]:
+    """Returns what tells each image from all others, without those that are skipped already."""
+    damaged = images.damaged
+    return [
+        f"{source.origin}/{name}" for index, name in enumerate(source.names) if index not in damaged
+    ]
+
+
+def _own_places(queries: list[str], database: list[str]) -> np.ndarray:
+    """Returns where each query is in the database, int64[Q], -1 for nowhere."""
+    place = dict.fromkeys(queries, -1)
+    place |= {name: index for index, name in enumerate(database) if name in place}
+    return np.array([place[name] for name in queries], np.int64)
 
 
 def _unchanged(key: jax.Array, images: jax.Array) -> jax.Array:

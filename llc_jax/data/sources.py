@@ -24,11 +24,13 @@ class Source(abc.ABC):
       labels: int32[N], indices into `class_names`.
       class_names: L names.
       names: N names for messages: paths, where the images are files.
+      origin: where the names are; `<origin>/<name>` is the same for the same image.
     """
 
     labels: np.ndarray
     class_names: tuple[str, ...]
     names: Sequence[str]
+    origin: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -77,6 +79,11 @@ class FileSource(Source):
     labels: np.ndarray
     class_names: tuple[str, ...]
     names: Sequence[str]
+
+    @property
+    def origin(self) -> str:
+        """The path of the store."""
+        return str(self.store.root.resolve())
 
     def read(self, index: int) -> bytes:
         """Returns an encoded image file."""

@@ -41,6 +41,11 @@ class TfdsSource(Source):
     class_names: tuple[str, ...]
     names: Sequence[str]
 
+    @property
+    def origin(self) -> str:
+        """The directory and the split."""
+        return f"{self.directory}/{self.split}"
+
     def read(self, index: int) -> bytes:
         """Returns an encoded image file."""
         records, image, _ = _open_records(self.directory, self.split)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from llc_jax.codes import decoders, packing
 from llc_jax.codes.codebook import Codebook
+from llc_jax.evaluation.gathering import gather
 from llc_jax.models.heads import Output
 
 _ROUNDS = 7
@@ -40,7 +40,8 @@ class Decoding:
           <name>/codes_per_second: from packed codes (logits where it needs them) to
             labels and distances, all examples in one call; median of seven
         """
-        logits, labels = self._gather(batches)
+        logits, labels, _ = gather(lambda images: self._encode(images).code_logits, batches)
+        logits = jax.device_put(logits)
         codes = packing.pack(logits)
         figures = {}
         for name, decoder in self._decoders.items():
@@ -50,15 +51,6 @@ class Decoding:
             figures[f"{name}/rejected"] = float(np.mean(found == decoders.REJECTED))
             figures[f"{name}/codes_per_second"] = len(labels) / _seconds(decoder, given)
         return figures
-
-    def _gather(self, batches: Iterable[dict[str, jax.Array]]) -> tuple[jax.Array, np.ndarray]:
-        """Returns all code logits, on one device, and labels."""
-        rows = []
-        for batch in batches:
-            parts = (self._encode(batch["image"]).code_logits, batch["label"], batch["mask"])
-            rows.append(multihost_utils.process_allgather(parts, tiled=True))
-        logits, labels, mask = (np.concatenate(column) for column in zip(*rows, strict=True))
-        return jax.device_put(logits[mask]), labels[mask]
 
 
 def _seconds(decoder: decoders.Decoder, given: jax.Array) -> float:

@@ -25,6 +25,8 @@ class MeshHammingSearch(Search):
       mesh: whose axis `data` the codes are spread over.
     """
 
+    by_bits = True
+
     def __init__(self, codes: np.ndarray, labels: np.ndarray, num_bits: int, mesh: Mesh):
         assert codes.shape[0] == len(labels)
         assert codes.dtype == np.uint32

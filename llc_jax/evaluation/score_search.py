@@ -20,6 +20,8 @@ class ScoreSearch(Search):
       labels: int32[N].
     """
 
+    by_bits = False
+
     def __init__(self, score: Callable[[np.ndarray], np.ndarray], labels: np.ndarray):
         self._score = score
         self._labels = labels

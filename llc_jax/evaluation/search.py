@@ -39,7 +39,13 @@ class Ranking(NamedTuple):
 
 
 class Search(Protocol):
-    """A database of N labelled items that can be ranked for queries."""
+    """A database of N labelled items that can be ranked for queries.
+
+    Attributes:
+      by_bits: whether group d of a ranking is what is at d bits.
+    """
+
+    by_bits: bool
 
     def rank(self, queries: np.ndarray, labels: np.ndarray, exclude: np.ndarray, k: int) -> Ranking:
         """Ranks the database for some queries.
@@ -60,6 +66,8 @@ class HammingSearch(Search):
       labels: int32[N].
       num_bits: k.
     """
+
+    by_bits = True
 
     def __init__(self, codes: np.ndarray, labels: np.ndarray, num_bits: int):
         assert codes.shape[0] == len(labels)
