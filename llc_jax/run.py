@@ -41,6 +41,8 @@ CURVES_FILE = "pr_curve.npz"
 
 # What may change between the parts of a run, as it cannot change the result.
 _FREE_KEYS = ("data.workers", "checkpoint.keep", "checkpoint.steps")
+# What may also change when a run is evaluated again, as it is only measured.
+_MEASURED_KEYS = ("decoders", "retrieval")
 
 
 def run(
@@ -102,7 +104,7 @@ def evaluate(
     """
     config, workdir = parse(tree), pathlib.Path(workdir).absolute()
     log = RunLog(workdir, primary=jax.process_index() == 0)
-    _check_claim(workdir, config)
+    _check_claim(workdir, config, _FREE_KEYS + _MEASURED_KEYS)
     name = list(config.stages)[-1]
     setting = _set_up(config, workdir, make_mesh(devices), log, [name])
     make_directory(workdir)
@@ -315,7 +317,9 @@ def _name_figures(own: _Names, figures: Mapping[str, float]) -> dict[str, float]
     return named
 
 
-def _check_claim(workdir: pathlib.Path, config: RunConfig) -> None:
+def _check_claim(
+    workdir: pathlib.Path, config: RunConfig, free: Sequence[str] = _FREE_KEYS
+) -> None:
     """Refuses a workdir that holds a run of another config."""
     if not (workdir / CONFIG_FILE).exists():
         return
@@ -323,7 +327,7 @@ def _check_claim(workdir: pathlib.Path, config: RunConfig) -> None:
     changed = [
         f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
         for key in sorted(there.keys() | here.keys())
-        if key not in _FREE_KEYS and there.get(key) != here.get(key)
+        if key not in free and there.get(key) != here.get(key)
     ]
     if changed:
         more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -108,6 +108,15 @@ def test_evaluates_again_what_is_trained(unbroken):
     (workdir / "evaluation.json").unlink()
 
 
+def test_retrieval_can_be_measured_later(unbroken):
+    workdir, _ = unbroken
+    found = evaluate(tree(retrieval=(100,)), workdir)
+    assert found["retrieval/cmap_min@100"] < found["retrieval/cmap_tie@100"] < 1
+    assert found["retrieval/cmap_tie@100"] < found["retrieval/cmap_max@100"]
+    (workdir / "evaluation.json").unlink()
+    (workdir / "instance" / "pr_curve.npz").unlink()
+
+
 def test_cannot_evaluate_what_is_not_trained(tmp_path):
     with pytest.raises(InputError, match="There is no checkpoint in"):
         evaluate(tree(), tmp_path)
@@ -265,6 +274,7 @@ def test_a_run_goes_on_that_was_begun_before_a_key_with_a_default(unbroken, tmp_
     before = json.loads((tmp_path / "run" / "config.json").read_text())
     for stage in before["stages"].values():
         del stage["mixup"]
+    del before["retrieval"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(before))
     assert run(tree(data__augment__randaugment=None), tmp_path / "run")
     with pytest.raises(InputError, match=r"linear.mixup is 0.0 there and 0.5 here\. Choose"):

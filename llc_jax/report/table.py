@@ -19,7 +19,8 @@ def results_tables(results: Mapping[str, float]) -> list[rich.table.Table]:
     """Draws the figures of `results.json`; those that a run does not have are left out.
 
     Returns:
-      A table of decoders and, where a run compares codebooks, one of those.
+      A table of decoders; where a run compares codebooks, one of those; and where it
+      measures retrieval, one of that.
     """
     compared = [
         key.removeprefix("codebook/").removesuffix("unique")
@@ -27,7 +28,14 @@ def results_tables(results: Mapping[str, float]) -> list[rich.table.Table]:
         if key.startswith("codebook/") and key.endswith("unique")
     ]
     tables = [_decoders_table(results)]
-    return [*tables, _codebooks_table(results, compared)] if len(compared) > 1 else tables
+    if len(compared) > 1:
+        tables.append(_codebooks_table(results, compared))
+    cutoffs = [
+        int(key.rpartition("@")[2])
+        for key in results
+        if key.startswith("retrieval/") and "/cmap@" in key
+    ]
+    return [*tables, _retrieval_table(results, max(cutoffs))] if cutoffs else tables
 
 
 def _decoders_table(results: Mapping[str, float]) -> rich.table.Table:
@@ -58,6 +66,22 @@ def _codebooks_table(results: Mapping[str, float], compared: list[str]) -> rich.
             *(str(results[f"codebook/{own}{name}"]) for name in ("unique", "min_distance")),
             *(_percent(results, f"{own}{name}") for name in ("ed", "mhd", "soft")),
         )
+    return table
+
+
+def _retrieval_table(results: Mapping[str, float], cutoff: int) -> rich.table.Table:
+    """Draws each way to search at the largest cutoff."""
+    table = rich.table.Table()
+    table.add_column("retrieval by")
+    columns = {"cmap": "MAP", "cmap_tie": "any order of ties", "rmap": "as HashNet reports it"}
+    for title in columns.values():
+        table.add_column(f"{title} @{cutoff}", justify="right")
+    ending = f"cmap@{cutoff}"
+    for key in results:
+        if key.startswith("retrieval/") and key.endswith(f"/{ending}"):
+            way = key.removesuffix(ending)
+            title = way.removeprefix("retrieval/").removesuffix("/") or "codes"
+            table.add_row(title, *(f"{results[f'{way}{name}@{cutoff}']:.4f}" for name in columns))
     return table
 
 
