@@ -139,13 +139,14 @@ def measure_retrieval(setting: Setting, name: str, state: State) -> Retrieved:
         prefixes=setting.config.prefixes,
         mesh=None if jax.default_backend() == "cpu" else setting.mesh,
     )
-    found = Retrieved({}, {})
+    figures, curves = {}, {}
     for which, data in {"": setting.data, "unseen/": setting.data.unseen}.items():
-        if data is not None:
+        if data is not None and len(data.evaluation.labels):
             batches = (_batches(setting, images) for images in (data.evaluation, data.database))
-            for all_, part in zip(found, retrieval.run(*batches, data.own), strict=True):
-                all_ |= {which + key: value for key, value in part.items()}
-    return found
+            found = retrieval.run(*batches, data.own)
+            figures |= {which + key: value for key, value in found.figures.items()}
+            curves |= {which + key: value for key, value in found.curves.items()}
+    return Retrieved(figures, curves)
 
 
 def _encoder(setting: Setting, name: str) -> Callable[..., Output]:

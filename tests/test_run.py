@@ -357,7 +357,7 @@ def test_a_nested_codebook(tmp_path, capsys):
     assert part.classify(images)[1].max() <= 6
 
 
-def test_retrieval(tmp_path):
+def test_retrieval(tmp_path, capsys):
     stages = tree()["stages"]
     stages = {"linear": stages["linear"], "instance": stages["instance"]}
     stages["linear"] |= {"epochs": 1}
@@ -381,6 +381,7 @@ def test_retrieval(tmp_path):
         assert curves["radius/precision"].shape == curves["unseen/radius/recall"].shape == (9,)
         assert curves["rank/recall"][-1] == pytest.approx(1)
     assert (tmp_path / "linear" / "pr_curve.npz").exists()
+    assert "retrieval by" in capsys.readouterr().out
     found = evaluate(changed, tmp_path, jax.devices()[:1])
     assert found == {key: results[key] for key in found}
     assert "retrieval/cmap@10" in found

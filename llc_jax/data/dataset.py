@@ -103,10 +103,9 @@ def _prepare(
 
 def _names(source: Source, images: Images) -> list[str]:
     """Returns what tells each image from all others, without those that are skipped already."""
-    damaged = images.damaged
-    return [
-        f"{source.origin}/{name}" for index, name in enumerate(source.names) if index not in damaged
-    ]
+    origin, damaged = source.origin, images.damaged
+    names = enumerate(source.names)
+    return [f"{origin}/{name}" for index, name in names if index not in damaged]
 
 
 def _own_places(queries: list[str], database: list[str]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """How well queries find the images of their class in a database."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -103,7 +103,7 @@ class Retrieval:
                 )
         exclude = _places(exclude, asks, holds)
         figures, curves = {}, {}
-        for name, (search, given) in self._searches(asked, held, held_labels).items():
+        for name, search, given in self._searches(asked, held, held_labels):
             found = measure(search, given, asked_labels, exclude, self._cutoffs)
             figures |= {name + key: value for key, value in found.figures.items()}
             curves |= {name + key: value for key, value in found.curves.items()}
@@ -111,18 +111,16 @@ class Retrieval:
 
     def _searches(
         self, queries: np.ndarray, vectors: np.ndarray, labels: np.ndarray
-    ) -> dict[str, tuple[Search, np.ndarray]]:
-        """Returns the ways to search, by name, and the queries as each takes them."""
-        searches = {}
+    ) -> Iterator[tuple[str, Search, np.ndarray]]:
+        """Yields each way to search: its name, and the queries as it takes them."""
         lengths = {"": vectors.shape[1], **{f"prefix_{bits}/": bits for bits in self._prefixes}}
         for name, bits in lengths.items() if self._codes else ():
             given, codes = (_pack(some[:, :bits]) for some in (queries, vectors))
-            searches[name] = self._hamming_search(codes, labels, bits), given
+            yield name, self._hamming_search(codes, labels, bits), given
             asymmetric = asymmetric_search(codes, labels, bits)
-            searches[f"{name}asymmetric/"] = asymmetric, queries[:, :bits]
-        searches["cosine/"] = cosine_search(vectors, labels), queries
-        searches["dot/"] = dot_search(vectors, labels), queries
-        return searches
+            yield f"{name}asymmetric/", asymmetric, queries[:, :bits]
+        yield "cosine/", cosine_search(vectors, labels), queries
+        yield "dot/", dot_search(vectors, labels), queries
 
     def _hamming_search(self, codes: np.ndarray, labels: np.ndarray, num_bits: int) -> Search:
         if self._mesh is None:
