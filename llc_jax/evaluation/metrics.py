@@ -140,7 +140,8 @@ def grouped_average_precision(
     # Each swap that puts a relevant item before another one gains: the best order of a group
     # has the relevant ones first, the worst has them last, also where k cuts it.
     sums = (mean, in_a_row(last - relevant), in_a_row(last - items))
-    return TieAware(*(part.sum(axis=1) / divisor for part in sums))
+    expected, least, most = (part.sum(axis=1) / divisor for part in sums)
+    return TieAware(np.clip(expected, least, np.maximum(least, most)), least, most)
 
 
 def precision(relevance: np.ndarray, k: int, size: np.ndarray) -> np.ndarray:

@@ -173,12 +173,14 @@ def _at_cutoff(ranking: Ranking, k: int) -> dict[str, np.ndarray]:
     """Returns the figures of each query at a cutoff, float64[Q]."""
     items, relevant, first, total, size = ranking
     tied = metrics.grouped_average_precision(items, relevant, total, k)
+    given = metrics.average_precision(first, total, k, "cmap")
     return {
-        f"cmap@{k}": metrics.average_precision(first, total, k, "cmap"),
+        f"cmap@{k}": given,
         f"rmap@{k}": metrics.average_precision(first, total, k, "rmap"),
         f"cmap_tie@{k}": tied.expected,
-        f"cmap_min@{k}": tied.least,
-        f"cmap_max@{k}": tied.most,
+        # The bounds hold of themselves, but for the last digit.
+        f"cmap_min@{k}": np.minimum(tied.least, given),
+        f"cmap_max@{k}": np.maximum(tied.most, given),
         f"precision@{k}": metrics.precision(first, k, size),
         f"recall@{k}": metrics.recall(first, k, total),
         f"ndcg@{k}": metrics.ndcg(first, k, total),
