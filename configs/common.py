@@ -70,6 +70,12 @@ def model(name: str, **more) -> ConfigDict:
     )
 
 
+def random_crop(scale: tuple[float, float]) -> ConfigDict:
+    """Returns the augmentation of images that are not in memory, without RandAugment."""
+    off = config_dict.placeholder(tuple)
+    return ConfigDict({"scale": scale, "flip": True, "randaugment": off})
+
+
 def linear(epochs: int, optimizer: ConfigDict, *, label_smoothing: float = 0.0) -> ConfigDict:
     """Returns the stage of the baseline: a linear classifier of the features."""
     objective = {"name": "softmax", "label_smoothing": label_smoothing}
@@ -137,6 +143,7 @@ def _stage(objective: dict, head: dict, epochs: int, optimizer: ConfigDict, **mo
             "codebook": "",
             "trainable_blocks": config_dict.placeholder(int),
             "optimizer": optimizer,
+            "mixup": 0.0,
             **more,
         }
     )

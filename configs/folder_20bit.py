@@ -16,7 +16,7 @@ def get_config(source: str = "") -> ConfigDict:
     config = common.base()
     config.model = common.model("resnet18", dtype="bfloat16")
     config.data.source = source
-    config.data.augment = ConfigDict({"scale": (0.25, 1.0), "flip": True})
+    config.data.augment = common.random_crop((0.25, 1.0))
     config.eval_epochs = 5
     config.stages.linear = common.linear(30, common.sgd(0.1, warmup_epochs=1.0))
     config.stages.codebook = common.codebook(

@@ -29,7 +29,7 @@ def get_config(source: str = "") -> ConfigDict:
     )
     config.data.source = source
     config.data.exif_orientation = False
-    config.data.augment = ConfigDict({"scale": (0.08, 1.0), "flip": True})
+    config.data.augment = common.random_crop((0.08, 1.0))
     config.eval_epochs = 5
     config.stages.codebook = common.codebook(
         100,

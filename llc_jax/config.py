@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
 import pathlib
 import types
 import typing
@@ -35,8 +36,9 @@ class DataConfig:
       crop_fraction: part of the resized shorter side that evaluation crops.
       exif_orientation: whether to turn images upright as their EXIF data says.
       in_memory: decode everything once, and augment whole batches on the device.
-      augment: options of the augmentation: `pad` and `flip` in memory, `scale` and
-        `flip` otherwise.
+      augment: options of the augmentation: in memory, `pad` and `flip`; otherwise
+        `scale`, `flip` and `randaugment`, which is None for none, or how many
+        operations in a row and their magnitude from 0 to 10: (2, 9).
       workers: processes that decode; 0 uses threads; None suits the host.
       on_error: what a damaged image does: "stop" the run, or "skip" it, with a count.
     """
@@ -83,6 +85,8 @@ class StageConfig:
       trainable_blocks: train only the head and the last so many blocks of the backbone;
         None trains all.
       optimizer: how to descend.
+      mixup: blend each example with another, by shares of Beta(mixup, mixup); 0 for not.
+        See `training.mixup`.
     """
 
     objective: dict
@@ -92,6 +96,7 @@ class StageConfig:
     codebook: str
     trainable_blocks: int | None
     optimizer: OptimizerConfig
+    mixup: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +150,9 @@ class RunConfig:
 def parse(config: Mapping[str, Any]) -> RunConfig:
     """Checks a config's tree and returns it typed.
 
+    A key that has a default here can be left out: runs from before there was such a key
+    go on as they were.
+
     Raises:
       InputError: naming the key that is unknown, missing or of the wrong type.
     """
@@ -157,6 +165,9 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
     for key, value in positive.items():
         if value < 1:
             raise InputError(f"config.{key} is at least 1, not {value}.")
+    for name, stage in parsed.stages.items():
+        if not 0 <= stage.mixup < math.inf:
+            raise InputError(f"config.stages.{name}.mixup is at least 0, not {stage.mixup}.")
     for bits in parsed.prefixes:
         if not 0 < bits < parsed.num_bits:
             raise InputError(f"config.prefixes are from 1 to {parsed.num_bits - 1}, not {bits}.")
@@ -184,7 +195,8 @@ def bind(function: Callable, options: Mapping[str, Any], what: str) -> Callable:
     known = {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
     for name in options:
         if name not in known:
-            raise InputError(f"{what} has no option {name!r}.{_nearest(name, known)}")
+            hint = _nearest(name, known) or f" It has {', '.join(known) or 'none'}."
+            raise InputError(f"{what} has no option {name!r}.{hint}")
     return functools.partial(function, **options)
 
 
@@ -233,14 +245,15 @@ def _parse(kind: type, value: Any, path: str) -> Any:
 
 
 def _parse_dataclass(kind: type, value: Mapping, path: str) -> Any:
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in value:
         if key not in fields:
             raise InputError(f"{path} has no key {key!r}.{_nearest(key, fields)}")
-    for key in fields:
-        if key not in value:
+    for key, field in fields.items():
+        if key not in value and field.default is dataclasses.MISSING:
             raise InputError(f"{path}.{key} is missing.")
-    return kind(**{key: _parse(of, value[key], f"{path}.{key}") for key, of in fields.items()})
+    given = {key: field.type for key, field in fields.items() if key in value}
+    return kind(**{key: _parse(of, value[key], f"{path}.{key}") for key, of in given.items()})
 
 
 def _expect(kind: type | types.UnionType, value: Any, path: str) -> Any:

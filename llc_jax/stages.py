@@ -64,7 +64,8 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
     objective = OBJECTIVES[stage.objective["name"]]
     key = jax.random.fold_in(jax.random.key(config.seed), setting.position(name))
     create = functools.partial(states.create, network, sgd, objective.figures, key)
-    step = steps.make_step(network, _objective(stage, config.prefixes), sgd, data.augment)
+    minimised = _objective(stage, config.prefixes)
+    step = steps.make_step(network, minimised, sgd, data.augment, stage.mixup)
     fixed_codes = codebook is not None and objective.fixed_codebook
 
     begin_epoch = jax.jit(states.begin_epoch, out_shardings=setting.whole)

@@ -213,6 +213,11 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"data__source": "/nowhere"}, "no data at /nowhere"),
         ({"data__sauce": "x"}, "config.data has no key 'sauce'. Did you mean 'source'"),
         ({"data__augment": {"pat": 1}}, "no option 'pat'. Did you mean 'pad'"),
+        ({"data__augment": {"randaugment": (2, 9)}}, "memory, has no option .* It has pad, flip"),
+        (
+            {"data__in_memory": False, "data__augment": {"randaugment": (2, 90)}},
+            r"randaugment is the number of layers, .* from 0 to 10, .*, not \(2, 90\)",
+        ),
         ({"model__name": "resnet5"}, "config.model.name is one of .*Did you mean 'resnet50'"),
         ({"model__widht": 3}, "backbone cnn has no option 'widht'. Did you mean 'width'"),
         ({"model__dtype": "float16"}, "model.dtype is one of bfloat16, float32, not 'float16'"),
@@ -236,6 +241,8 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"data__on_error": "ignore"}, "config.data.on_error is one of skip, stop"),
         ({"init_from": "none.pth"}, "There are no weights at none.pth"),
         ({"init_from": "none.npz"}, "Weights are a file of .safetensors, .pth"),
+        ({"stages__linear__mixup": -1}, "config.stages.linear.mixup is at least 0, not -1"),
+        ({"stages__linear__mixup": float("nan")}, "linear.mixup is at least 0, not nan"),
         ({"prefixes": 4}, "config.prefixes is tuple | list, not 4"),
         ({"prefixes": ("a",)}, r"config.prefixes\[0\] is int, not 'a'"),
     ],
@@ -250,6 +257,25 @@ def test_another_config_in_the_workdir_is_an_error(unbroken):
     changed = tree(seed=3, stages__linear__epochs=9)
     with pytest.raises(InputError, match=r"seed is 0 there and 3 here; .*epochs is 2 there and 9"):
         run(changed, unbroken[0])
+
+
+def test_a_run_goes_on_that_was_begun_before_a_key_with_a_default(unbroken, tmp_path):
+    shutil.copytree(unbroken[0], tmp_path / "run")
+    before = json.loads((tmp_path / "run" / "config.json").read_text())
+    for stage in before["stages"].values():
+        del stage["mixup"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(before))
+    assert run(tree(data__augment__randaugment=None), tmp_path / "run")
+    with pytest.raises(InputError, match=r"linear.mixup is 0.0 there and 0.5 here\. Choose"):
+        run(tree(stages__linear__mixup=0.5), tmp_path / "run")
+
+
+def test_mixup_of_a_stage(unbroken, tmp_path, monkeypatch):
+    losses = record_losses(monkeypatch)
+    linear = tree()["stages"]["linear"] | {"mixup": 5.0}
+    run(tree(stages={"linear": linear}), tmp_path)
+    mixed, plain = ([loss for _, loss in found[14:28]] for found in (losses, unbroken[1]))
+    assert np.mean(mixed) > np.mean(plain) + 0.1
 
 
 def test_a_codebook_file_must_fit(unbroken, tmp_path):

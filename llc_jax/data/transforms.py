@@ -17,7 +17,7 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))
 import cv2
 import numpy as np
 
-from llc_jax.data import jpeg
+from llc_jax.data import jpeg, randaugment
 from llc_jax.errors import InputError
 
 # What cannot be decoded is raised as one error here; OpenCV's own log repeats it.
@@ -195,13 +195,28 @@ class Crop(Transform):
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop(Transform):
-    """A random part of the image, mirrored half the time: training."""
+    """A random part of the image, mirrored half the time: training.
+
+    Attributes:
+      size: side of the result, in pixels.
+      exif_orientation: as in `decode`.
+      scale: as in `random_box`.
+      flip: whether to mirror left to right, with probability 1/2.
+      randaugment: layers and magnitude of `randaugment.randaugment`, which comes last
+        and leaves what is drawn before it as it is; None for none.
+    """
 
     size: int
     exif_orientation: bool = True
     _: dataclasses.KW_ONLY
     scale: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
+    randaugment: tuple[int, float] | None = None
+
+    def __post_init__(self):
+        """Checks the options of RandAugment."""
+        if self.randaugment is not None:
+            randaugment.check(self.randaugment)
 
     def __call__(self, image, name, rng):
         """Decodes and crops an image."""
@@ -209,4 +224,8 @@ class RandomCrop(Transform):
         pixels = decode_box(image, name, draw, exif_orientation=self.exif_orientation)
         # Up to a half, four neighbours say enough, at a fifth of the time of an average.
         pixels = _resize(pixels, self.size, self.size, average_beyond=2)
-        return random_flip(pixels, rng) if self.flip else pixels
+        pixels = random_flip(pixels, rng) if self.flip else pixels
+        if self.randaugment is None:
+            return pixels
+        layers, magnitude = self.randaugment
+        return randaugment.randaugment(pixels, rng, layers=layers, magnitude=magnitude)

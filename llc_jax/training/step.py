@@ -9,15 +9,17 @@ from jax.sharding import Mesh
 
 from llc_jax.mesh import replicated, split_by_rows
 from llc_jax.models.network import PureNetwork
+from llc_jax.training import mixup
 from llc_jax.training.objectives import Figures
 from llc_jax.training.state import State
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 Step = Callable[[State, dict[str, jax.Array], jax.Array | None], tuple[State, dict]]
 
-# What to fold into a step's key for what the network draws; apart from the small numbers
-# that splitting the key for the augmentation stands for.
+# What to fold into a step's key for what the network and mixup draw; apart from the small
+# numbers that splitting the key for the augmentation stands for.
 _NETWORK = 2**31
+_MIXUP = 2**31 + 1
 
 
 def make_step(
@@ -25,22 +27,29 @@ def make_step(
     objective: Callable[..., Figures],
     optimizer: optax.GradientTransformation,
     augment: Augment,
+    mixup_alpha: float = 0.0,
 ) -> Step:
     """Returns the function of one step.
 
     It maps (state, batch, class_codes) to the next state and the batch's mean
     figures. Normalisation statistics and means are those of the whole batch,
-    however it lies on devices. Not jitted: see `compile_step`.
+    however it lies on devices. Not jitted: see `compile_step`. The figures of examples
+    that `mixup` has blended, by shares of Beta(alpha, alpha), are blended too; an alpha
+    of 0 leaves mixup out.
     """
 
     def step(state, batch, class_codes):
         key = jax.random.fold_in(jax.random.wrap_key_data(state["rng"]), state["step"])
         own = jax.random.fold_in(key, _NETWORK)
-        images = augment(key, batch["image"])
+        images, judge = augment(key, batch["image"]), objective
+        if mixup_alpha:
+            mixup_key = jax.random.fold_in(key, _MIXUP)
+            shares = mixup.draw_shares(mixup_key, batch["mask"], mixup_alpha)
+            images, judge = mixup.mix_images(images, shares), mixup.mix_figures(objective, shares)
 
         def loss(params):
             output, batch_stats = network.train(params, state["batch_stats"], images, own)
-            figures = objective(output, batch["label"], class_codes)
+            figures = judge(output, batch["label"], class_codes)
             means = {name: _mean(values, batch["mask"]) for name, values in figures.items()}
             return means["loss"], (means, batch_stats)
 

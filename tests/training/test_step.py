@@ -29,7 +29,7 @@ def descend(frozen):
 
 
 @functools.cache
-def build(objective="codebook", model="cnn", trainable_blocks=None):
+def build(objective="codebook", model="cnn", trainable_blocks=None, mixup_alpha=0.0):
     network = registry.build(
         {"name": model, "dtype": "float32", "width": 2},
         {"name": HEADS[objective]},
@@ -47,7 +47,7 @@ def build(objective="codebook", model="cnn", trainable_blocks=None):
         return states.create_on(replicated(mesh), functools.partial(create, key))
 
     augment = functools.partial(pad_crop_flip, pad=2, flip=True)
-    return initial, steps.make_step(network, spec.function, sgd, augment)
+    return initial, steps.make_step(network, spec.function, sgd, augment, mixup_alpha)
 
 
 def batches(count, size=16):
@@ -60,9 +60,9 @@ def batches(count, size=16):
         }
 
 
-def train(objective, devices, count=20):
+def train(objective, devices, count=20, mixup_alpha=0.0):
     mesh = make_mesh(jax.devices()[:devices])
-    initial, step = build(objective)
+    initial, step = build(objective, mixup_alpha=mixup_alpha)
     compiled, state = steps.compile_step(step, mesh), initial(devices=devices)
     codes = None
     if objective == "instance":
@@ -76,10 +76,11 @@ def train(objective, devices, count=20):
     return jax.device_get(state), losses
 
 
-def test_one_device_and_eight_agree_in_both_phases():
+@pytest.mark.parametrize("mixup_alpha", [0.0, 0.5])
+def test_one_device_and_eight_agree_in_both_phases(mixup_alpha):
     for objective in ("codebook", "instance"):
-        one, losses_of_one = train(objective, 1)
-        eight, losses_of_eight = train(objective, 8)
+        one, losses_of_one = train(objective, 1, mixup_alpha=mixup_alpha)
+        eight, losses_of_eight = train(objective, 8, mixup_alpha=mixup_alpha)
         np.testing.assert_allclose(losses_of_eight, losses_of_one, rtol=1e-5, atol=1e-5)
         for name in ("params", "batch_stats"):
             jax.tree.map(
@@ -117,11 +118,13 @@ def test_augmentation_depends_on_the_step_alone():
     assert first != step(state | {"step": jnp.int32(1)}, batch, None)[1]["loss"]
 
 
-def test_masked_examples_do_not_count():
-    initial, step = build("softmax")
+@pytest.mark.parametrize("mixup_alpha", [0.0, 0.5])
+def test_masked_examples_do_not_count(mixup_alpha):
+    initial, step = build("softmax", mixup_alpha=mixup_alpha)
     step, state, batch = jax.jit(step), initial(), next(batches(1))
-    batch["mask"][8:] = False
+    batch["mask"][8:] = batch["mask"][3] = False
     changed = batch | {"label": np.where(batch["mask"], batch["label"], 0).astype(np.int32)}
+    assert (changed["label"] != batch["label"]).any()
     assert step(state, batch, None)[1] == step(state, changed, None)[1]
 
 
