@@ -51,9 +51,9 @@ class Checkpoints:
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise InputError(
-                f"{self.keep + 1} checkpoints in {self.directory} need {needed / 1e9:.2f} GB, and the "
-                f"disk has {free / 1e9:.2f} GB free: make room, choose another --workdir, or keep "
-                "fewer (config.checkpoint.keep)."
+                f"{self.keep + 1} checkpoints in {self.directory} need {needed / 1e9:.2f} GB, and "
+                f"the disk has {free / 1e9:.2f} GB free: make room, choose another --workdir, or "
+                "keep fewer (config.checkpoint.keep)."
             )
 
     def save(self, step: int, state: Tree) -> None:
