@@ -30,10 +30,15 @@ def check_stage(setting: Setting, name: str) -> None:
     objective_name, head_name = stage.objective.get("name"), stage.head.get("name")
     objective = choose(objective_name, OBJECTIVES, f"{where}.objective.name")
     _objective(stage, setting.config.prefixes)
-    if head_name != objective.head:
+    if head_name not in objective.heads:
         raise InputError(
-            f"{where}.head.name is {objective.head!r} for the objective {objective_name!r}, "
-            f"not {head_name!r}."
+            f"{where}.head.name is {' or '.join(map(repr, objective.heads))} for the objective "
+            f"{objective_name!r}, not {head_name!r}."
+        )
+    if stage.mixup and "mask" in objective.needs:
+        raise InputError(
+            f"{where}.mixup is 0 for the objective {objective_name!r}, which compares the images "
+            f"of a batch, not {stage.mixup}."
         )
     choose(stage.optimizer.schedule, optimizer.SCHEDULES, f"{where}.optimizer.schedule")
     setting.check_network(name)
@@ -50,7 +55,7 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
       name: of the stage.
       codebook: the fixed one of a stage that has it, or where a learnt one starts.
     """
-    config, data, mesh = setting.config, setting.data, setting.mesh
+    config, data, mesh = setting.config, setting.dataset(name), setting.mesh
     stage = config.stages[name]
     timetable = Timetable(
         num_examples=len(data.train.labels),
@@ -65,7 +70,15 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
     key = jax.random.fold_in(jax.random.key(config.seed), setting.position(name))
     create = functools.partial(states.create, network, sgd, objective.figures, key)
     minimised = _objective(stage, config.prefixes)
-    step = steps.make_step(network, minimised, sgd, data.augment, stage.mixup)
+    step = steps.make_step(
+        network,
+        minimised,
+        sgd,
+        data.augment,
+        stage.mixup,
+        needs=objective.needs,
+        num_steps=timetable.num_steps,
+    )
     fixed_codes = codebook is not None and objective.fixed_codebook
 
     begin_epoch = jax.jit(states.begin_epoch, out_shardings=setting.whole)
@@ -103,7 +116,7 @@ def evaluation(
             class_codes = packing.pack(state["params"]["head"]["latent"])
         encode_images = functools.partial(encode, state["params"], state["batch_stats"])
         classification = Classification(encode_images, class_codes, setting.config.prefixes)
-        return classification.run(_evaluation_batches(setting))
+        return classification.run(_evaluation_batches(setting, name))
 
     return evaluate
 
@@ -114,7 +127,7 @@ def measure_decoders(
     """Returns the accuracy and the throughput of the config's decoders after a stage."""
     encode = functools.partial(_encoder(setting, name), state["params"], state["batch_stats"])
     decoding = Decoding(encode, codebook, setting.config.decoders)
-    return decoding.run(_evaluation_batches(setting))
+    return decoding.run(_evaluation_batches(setting, name))
 
 
 def _encoder(setting: Setting, name: str) -> Callable[..., Output]:
@@ -122,9 +135,9 @@ def _encoder(setting: Setting, name: str) -> Callable[..., Output]:
     return jax.jit(setting.network(name).evaluate, in_shardings=(whole, whole, rows))
 
 
-def _evaluation_batches(setting: Setting) -> Iterator[dict[str, jax.Array]]:
+def _evaluation_batches(setting: Setting, name: str) -> Iterator[dict[str, jax.Array]]:
     part = pipeline.Slice.of(setting.rows, setting.config.batch_size)
-    batches = pipeline.eval_batches(setting.data.evaluation, part)
+    batches = pipeline.eval_batches(setting.dataset(name).evaluation, part)
     return pipeline.on_devices(batches, setting.rows)
 
 
@@ -140,8 +153,7 @@ def _objective(stage: StageConfig, prefixes: tuple[int, ...]) -> Callable[..., F
     options = dict(stage.objective)
     name = options.pop("name")
     function = bind(OBJECTIVES[name].function, options, f"The objective {name}")
-    has_codes = OBJECTIVES[name].head != "linear"
-    return functools.partial(function, prefixes=prefixes) if has_codes else function
+    return functools.partial(function, prefixes=prefixes) if OBJECTIVES[name].nested else function
 
 
 def _optimizer(

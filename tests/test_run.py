@@ -287,7 +287,11 @@ def test_a_codebook_file_must_fit(unbroken, tmp_path):
     }
     for name, case in cases.items():
         case.save(tmp_path / name)
-        message = "are not those of the data" if name == "names.npz" else "the run has 10 classes"
+        message = (
+            "are not those of the data"
+            if name == "names.npz"
+            else "stage 'instance' has 10 classes"
+        )
         with pytest.raises(InputError, match=message):
             run(tree(stages__instance__codebook=str(tmp_path / name)), tmp_path / "run")
 

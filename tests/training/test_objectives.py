@@ -62,7 +62,9 @@ def test_reports_what_it_says_for_each_example(name):
     objective = objectives.OBJECTIVES[name]
     output = Output(jnp.asarray(f), jnp.asarray(f @ codes.T))
     codes = packing.pack(codes) if objective.fixed_codebook else None
-    figures = objective.function(output, jnp.asarray(labels), codes)
+    known = {"mask": jnp.ones(B, bool), "progress": jnp.float32(0.5)}
+    given = {need: known[need] for need in objective.needs}
+    figures = objective.function(output, jnp.asarray(labels), codes, **given)
     assert set(figures) == set(objective.figures)
     assert all(values.shape == (B,) for values in figures.values())
 
