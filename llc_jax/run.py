@@ -32,6 +32,7 @@ from llc_jax.report.table import results_tables
 from llc_jax.setting import CODEBOOK_FILE, Setting, codebook_file, input_size
 from llc_jax.training.logging import RunLog
 from llc_jax.training.loop import train_stage
+from llc_jax.training.objectives import OBJECTIVES
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
@@ -181,10 +182,16 @@ def _set_up(
         f"{len(data.train.labels)} training and {len(data.evaluation.labels)} evaluation images "
         f"of {len(data.class_names)} classes; {mesh.size} device(s), {jax.default_backend()}"
     )
-    fewest = min(bits_of(config, name) for name in names)
-    if len(data.class_names) > 2**fewest:
-        log.say(f"{fewest} bits are too few for the classes: some will share a code")
+    for bits in sorted({bits_of(config, name) for name in names if _has_class_codes(config, name)}):
+        if len(data.class_names) > 2**bits:
+            log.say(f"{bits} bits are too few for the classes: some will share a code")
     return setting
+
+
+def _has_class_codes(config: RunConfig, name: str) -> bool:
+    """Whether a stage learns the class codes, or is given them."""
+    stage = config.stages[name]
+    return stage.head["name"] == "codebook" or OBJECTIVES[stage.objective["name"]].fixed_codebook
 
 
 def _check_batch_size(setting: Setting) -> None:
