@@ -46,7 +46,7 @@ class Ours:
         whole, rows = replicated(mesh), split_by_rows(mesh)
         network = registry.build(
             {"name": model, "dtype": "bfloat16"},
-            {"name": spec.head},
+            {"name": spec.heads[0]},
             num_classes=CLASSES,
             num_bits=BITS,
         )

@@ -87,6 +87,7 @@ def codebook(
     epochs: int,
     optimizer: ConfigDict,
     *,
+    num_bits: int | None = None,
     init_from: str = "",
     label_smoothing: float = 0.0,
     logit_scale: float = 1.0,
@@ -101,21 +102,58 @@ def codebook(
         "latent_std": latent_std,
         "projection_gain": projection_gain,
     }
-    return _stage(objective, head, epochs, optimizer, init_from=init_from)
+    return _stage(objective, head, epochs, optimizer, num_bits=num_bits, init_from=init_from)
 
 
 def instance(
-    epochs: int, optimizer: ConfigDict, *, init_from: str = "codebook", codebook: str = ""
+    epochs: int,
+    optimizer: ConfigDict,
+    *,
+    num_bits: int | None = None,
+    init_from: str = "codebook",
+    codebook: str = "",
 ) -> ConfigDict:
     """Returns phase 2, by default from the stage `codebook` and with the run's codebook."""
-    return _stage(
-        {"name": "instance"},
-        {"name": "code"},
-        epochs,
-        optimizer,
-        init_from=init_from,
-        codebook=codebook,
-    )
+    more = {"num_bits": num_bits, "init_from": init_from, "codebook": codebook}
+    return _stage({"name": "instance"}, {"name": "code"}, epochs, optimizer, **more)
+
+
+def hashnet(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
+    """Returns the stage of HashNet; `more` is `num_bits` and `init_from`, here and below."""
+    # The schedule of beta is that of 10,000 steps in the paper, over the stage's steps.
+    objective = {"name": "hashnet", "scale": 10.0, "growth": 50.0, "power": 0.5, "stages": 50}
+    return _stage(objective, {"name": "code"}, epochs, optimizer, **more)
+
+
+def greedy_hash(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
+    """Returns the stage of Greedy Hash, with its penalty for ImageNet."""
+    objective, head = {"name": "greedy_hash", "penalty": 1.0}, {"name": "bottleneck"}
+    return _stage(objective, head | {"binary": True}, epochs, optimizer, **more)
+
+
+def csq(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
+    """Returns the stage of CSQ, with the rows of a Hadamard matrix as centres."""
+    objective = {"name": "csq", "penalty": 1e-4}
+    return _stage(objective, {"name": "code"}, epochs, optimizer, codebook="hadamard", **more)
+
+
+def orthohash(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
+    """Returns the stage of OrthoHash, with orthogonal class codes where there are enough."""
+    objective, head = {"name": "orthohash", "scale": 8.0, "margin": 0.2}, {"name": "code"}
+    more["codebook"] = "hadamard"
+    return _stage(objective, head | {"batch_norm": True}, epochs, optimizer, **more)
+
+
+def real(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
+    """Returns the stage of k real numbers, `num_bits` of them, and a classifier of those."""
+    head = {"name": "bottleneck", "binary": False}
+    return _stage({"name": "softmax", "label_smoothing": 0.0}, head, epochs, optimizer, **more)
+
+
+def class_number(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
+    """Returns the stage of a classifier that encodes the number of the class it predicts."""
+    head = {"name": "class_number"}
+    return _stage({"name": "softmax", "label_smoothing": 0.0}, head, epochs, optimizer, **more)
 
 
 def sgd(learning_rate: float, **more) -> ConfigDict:
@@ -134,17 +172,29 @@ def sgd(learning_rate: float, **more) -> ConfigDict:
     )
 
 
-def _stage(objective: dict, head: dict, epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
-    return ConfigDict(
+def _stage(
+    objective: dict,
+    head: dict,
+    epochs: int,
+    optimizer: ConfigDict,
+    *,
+    num_bits: int | None = None,
+    init_from: str = "",
+    codebook: str = "",
+) -> ConfigDict:
+    stage = ConfigDict(
         {
             "objective": objective,
             "head": head,
             "epochs": epochs,
-            "init_from": "",
-            "codebook": "",
+            "init_from": init_from,
+            "codebook": codebook,
             "trainable_blocks": config_dict.placeholder(int),
             "optimizer": optimizer,
             "mixup": 0.0,
-            **more,
+            "num_bits": config_dict.placeholder(int),
+            "whole_dataset": False,
         }
     )
+    stage.num_bits = num_bits
+    return stage

@@ -39,10 +39,11 @@ def check(setting: Setting, stage: str) -> None:
     if head and setting.last_before(stage, head) is None:
         raise InputError(
             f"The codebook of the stage {stage!r} is {name!r}, but there is no stage with a {head} "
-            "head before it."
+            "head before it, of the same classes"
+            + (f" and {setting.num_bits(stage)} bits." if head == "codebook" else ".")
         )
     if name and name != LEARNT and name not in _BUILT:
-        _read(name, setting)
+        _read(name, setting, stage)
 
 
 def codebook_of(setting: Setting, stage: str) -> Codebook | None:
@@ -52,10 +53,10 @@ def codebook_of(setting: Setting, stage: str) -> Codebook | None:
         return None
     if name == LEARNT:
         learnt_by = setting.last_before(stage, "codebook")
-        return _read(codebook_file(setting.workdir, learnt_by), setting)
+        return _read(codebook_file(setting.workdir, learnt_by), setting, stage)
     if name in _BUILT:
-        return _named(_BUILT[name](setting, stage), setting)
-    return _read(name, setting)
+        return _named(_BUILT[name](setting, stage), setting, stage)
+    return _read(name, setting, stage)
 
 
 def _name(setting: Setting, stage: str) -> str:
@@ -75,26 +76,27 @@ def codebook_beside(setting: Setting, stage: str, weights: str) -> Codebook | No
         raise InputError(
             f"There is no codebook in the weights {weights}: give its file as config.codebook."
         )
-    return _named(_checked(Codebook.from_numpy(latent, source=LEARNT), weights, setting), setting)
+    learnt = Codebook.from_numpy(latent, source=LEARNT)
+    return _named(_checked(learnt, weights, setting, stage), setting, stage)
 
 
 def _random(setting: Setting, stage: str) -> Codebook:
-    return Codebook.random(*_shape(setting), seed=setting.seed(stage))
+    return Codebook.random(*_shape(setting, stage), seed=setting.seed(stage))
 
 
 def _hadamard(setting: Setting, stage: str) -> Codebook:
-    return Codebook.hadamard(*_shape(setting), seed=setting.seed(stage))
+    return Codebook.hadamard(*_shape(setting, stage), seed=setting.seed(stage))
 
 
 def _svd(setting: Setting, stage: str) -> Codebook:
     linear = setting.last_before(stage, "linear")
     kernel = setting.trained_weights(linear)["params"]["head"]["classifier"]["kernel"]
-    return Codebook.svd(np.asarray(kernel).T, setting.config.num_bits)
+    return Codebook.svd(np.asarray(kernel).T, setting.num_bits(stage))
 
 
 def _cca(setting: Setting, stage: str) -> Codebook:
     moments = _training_moments(setting, setting.last_before(stage, "linear"))
-    latent = construction.cca_of_moments(moments, setting.config.num_bits)
+    latent = construction.cca_of_moments(moments, setting.num_bits(stage))
     return Codebook.from_numpy(latent, source="cca")
 
 
@@ -111,7 +113,7 @@ def _training_moments(setting: Setting, stage: str) -> construction.Moments:
     """Returns the moments of the features of all training images after a stage."""
     weights, network = setting.trained_weights(stage), setting.network(stage)
     part = pipeline.Slice.of(setting.rows, setting.config.batch_size)
-    classes = len(setting.data.class_names)
+    classes = len(setting.dataset(stage).class_names)
 
     @functools.partial(jax.jit, out_shardings=setting.whole)
     def add_up(weights, batch):
@@ -122,7 +124,7 @@ def _training_moments(setting: Setting, stage: str) -> construction.Moments:
         sums, squares = product(ones.T, features), product(masked.T, features)
         return construction.Moments(jnp.sum(ones, axis=0), sums, squares)
 
-    batches = pipeline.eval_batches(setting.data.train, part)
+    batches = pipeline.eval_batches(setting.dataset(stage).train, part)
     total = construction.Moments(0.0, 0.0, 0.0)
     for batch in pipeline.on_devices(batches, setting.rows):
         found = jax.device_get(add_up(weights, batch))
@@ -130,18 +132,19 @@ def _training_moments(setting: Setting, stage: str) -> construction.Moments:
     return total
 
 
-def _read(path: str | pathlib.Path, setting: Setting) -> Codebook:
-    """Reads a codebook and checks that it fits the run's bits and classes."""
-    return _named(_checked(Codebook.load(path), path, setting), setting)
+def _read(path: str | pathlib.Path, setting: Setting, stage: str) -> Codebook:
+    """Reads a codebook and checks that it fits the stage's bits and classes."""
+    return _named(_checked(Codebook.load(path), path, setting, stage), setting, stage)
 
 
-def _checked(codebook: Codebook, path: str | pathlib.Path, setting: Setting) -> Codebook:
-    classes = setting.data.class_names
-    expected = (len(classes), setting.config.num_bits)
+def _checked(
+    codebook: Codebook, path: str | pathlib.Path, setting: Setting, stage: str
+) -> Codebook:
+    classes, expected = setting.dataset(stage).class_names, _shape(setting, stage)
     if codebook.latent.shape != expected:
         raise InputError(
             f"The codebook {path} is of {codebook.num_classes} classes and {codebook.num_bits} "
-            f"bits; the run has {expected[0]} classes and config.num_bits={expected[1]}."
+            f"bits; the stage {stage!r} has {expected[0]} classes and num_bits={expected[1]}."
         )
     numbered = codebook.class_names == tuple(map(str, range(len(classes))))
     if not numbered and codebook.class_names != classes:
@@ -149,9 +152,9 @@ def _checked(codebook: Codebook, path: str | pathlib.Path, setting: Setting) -> 
     return codebook
 
 
-def _named(codebook: Codebook, setting: Setting) -> Codebook:
-    return dataclasses.replace(codebook, class_names=setting.data.class_names)
+def _named(codebook: Codebook, setting: Setting, stage: str) -> Codebook:
+    return dataclasses.replace(codebook, class_names=setting.dataset(stage).class_names)
 
 
-def _shape(setting: Setting) -> tuple[int, int]:
-    return len(setting.data.class_names), setting.config.num_bits
+def _shape(setting: Setting, stage: str) -> tuple[int, int]:
+    return len(setting.dataset(stage).class_names), setting.num_bits(stage)

@@ -87,6 +87,9 @@ class StageConfig:
       optimizer: how to descend.
       mixup: blend each example with another, by shares of Beta(mixup, mixup); 0 for not.
         See `training.mixup`.
+      num_bits: k of this stage; None is the run's.
+      whole_dataset: train and evaluate on all classes that are not held out and all their
+        images, as if there were no protocol: to have a backbone to start from.
     """
 
     objective: dict
@@ -97,6 +100,8 @@ class StageConfig:
     trainable_blocks: int | None
     optimizer: OptimizerConfig
     mixup: float = 0.0
+    num_bits: int | None = None
+    whole_dataset: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +169,7 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
         raise InputError(f"config.seed is at least 0, not {parsed.seed}.")
     positive = {"num_bits": parsed.num_bits, "batch_size": parsed.batch_size}
     positive |= {f"stages.{name}.epochs": stage.epochs for name, stage in parsed.stages.items()}
+    positive |= {f"stages.{name}.num_bits": bits_of(parsed, name) for name in parsed.stages}
     positive["checkpoint.keep"] = parsed.checkpoint.keep
     for key, value in positive.items():
         if value < 1:
@@ -171,16 +177,23 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
     for name, stage in parsed.stages.items():
         if not 0 <= stage.mixup < math.inf:
             raise InputError(f"config.stages.{name}.mixup is at least 0, not {stage.mixup}.")
-    for bits in parsed.prefixes:
-        if not 0 < bits < parsed.num_bits:
-            raise InputError(f"config.prefixes are from 1 to {parsed.num_bits - 1}, not {bits}.")
     for cutoff in parsed.retrieval:
         if cutoff < 1:
             raise InputError(f"config.retrieval are ranks from 1, not {cutoff}.")
     if not parsed.stages:
         raise InputError("config.stages is empty: a run needs at least one stage.")
+    fewest = min(bits_of(parsed, name) for name in parsed.stages)
+    for bits in parsed.prefixes:
+        if not 0 < bits < fewest:
+            raise InputError(f"config.prefixes are from 1 to {fewest - 1}, not {bits}.")
     _check_order(parsed.stages)
     return parsed
+
+
+def bits_of(config: RunConfig, stage: str) -> int:
+    """Returns k of a stage."""
+    own = config.stages[stage].num_bits
+    return config.num_bits if own is None else own
 
 
 def choose(given: str, known: Mapping[str, Any], what: str) -> Any:

@@ -50,7 +50,7 @@ def convert(
     backbone = registry.backbone({"name": name})
     codes = _read_codebook(codebook, state, backbone, weights)
     config = _config(name, codes.num_bits, weights)
-    network = setting.build_network(config, config.stages[_STAGE].head, codes.num_classes)
+    network = setting.build_network(config, _STAGE, codes.num_classes)
     abstract = setting.abstract_weights(network)
     tree = pretrained.from_torch(state, abstract, backbone, drop_head=False, source=str(weights))
     workdir.parent.mkdir(parents=True, exist_ok=True)

@@ -31,11 +31,11 @@ class Model:
     """
 
     def __init__(
-        self, config: RunConfig, head: dict, codebook: Codebook, weights_from: os.PathLike
+        self, config: RunConfig, stage: str, codebook: Codebook, weights_from: os.PathLike
     ):
         mesh = make_mesh()
         whole, rows = replicated(mesh), split_by_rows(mesh)
-        network = setting.build_network(config, head, codebook.num_classes)
+        network = setting.build_network(config, stage, codebook.num_classes)
         weights = setting.load_weights(weights_from, network, whole)
         self.codebook = codebook
         self._devices = mesh.size
@@ -133,14 +133,18 @@ def load(path: str | os.PathLike, num_bits: int | None = None) -> Model:
       InputError: if there is no such run, it is not finished, or it has no codes.
     """
     workdir, stage, config = run.find_stage(path)
-    head = config.stages[stage].head
-    if head["name"] == "linear":
+    if config.stages[stage].head["name"] == "linear":
         raise InputError(
             f"The stage {stage!r} of {workdir} is a linear classifier: it has no codes."
         )
-    codebook = Codebook.load(setting.codebook_file(workdir, stage))
+    codebook_file = setting.codebook_file(workdir, stage)
+    if not codebook_file.exists():
+        raise InputError(
+            f"The stage {stage!r} of {workdir} has no class codes: load a stage that has."
+        )
+    codebook = Codebook.load(codebook_file)
     codebook = codebook if num_bits is None else codebook.prefix(num_bits)
-    return Model(config, head, codebook, setting.checkpoint_directory(workdir, stage))
+    return Model(config, stage, codebook, setting.checkpoint_directory(workdir, stage))
 
 
 def _check_images(images) -> None:

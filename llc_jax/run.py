@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from llc_jax import codebooks, stages
 from llc_jax.codes import decoders, packing
 from llc_jax.codes.codebook import Codebook
-from llc_jax.config import RunConfig, StageConfig, is_file, parse
+from llc_jax.config import RunConfig, StageConfig, bits_of, is_file, parse
 from llc_jax.data import pipeline
 from llc_jax.data.dataset import Dataset, open_dataset
 from llc_jax.data.jobs import make_directory
@@ -33,11 +33,15 @@ from llc_jax.report.table import results_tables
 from llc_jax.setting import CODEBOOK_FILE, Setting, codebook_file, input_size
 from llc_jax.training.logging import RunLog
 from llc_jax.training.loop import train_stage
+from llc_jax.training.objectives import OBJECTIVES
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
 EVALUATION_FILE = "evaluation.json"
 CURVES_FILE = "pr_curve.npz"
+
+# The heads whose first stage names its figures plainly.
+_PLAIN_HEADS = ("linear", "codebook", "code")
 
 # What may change between the parts of a run, as it cannot change the result.
 _FREE_KEYS = ("data.workers", "checkpoint.keep", "checkpoint.steps")
@@ -168,12 +172,15 @@ def _set_up(
     config: RunConfig, workdir: pathlib.Path, mesh: Mesh, log: RunLog, names: Iterable[str]
 ) -> Setting:
     """Opens the data and checks what can be checked of some stages before the first step."""
-    packing.num_words(config.num_bits)
+    for name in names:
+        packing.num_words(bits_of(config, name))
     pipeline.Slice.of(split_by_rows(mesh), config.batch_size)
     options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
-    data = open_dataset(**options, seed=config.seed)
-    for name in config.decoders:
-        decoders.make(name, Codebook.random(1, config.num_bits))
+    whole = any(config.stages[name].whole_dataset for name in names)
+    data = open_dataset(**options, whole=whole, seed=config.seed)
+    for name in names:
+        for decoder in config.decoders:
+            decoders.make(decoder, Codebook.random(1, bits_of(config, name)))
     setting = Setting(config, workdir, data, mesh)
     for name in names:
         stages.check_stage(setting, name)
@@ -181,9 +188,16 @@ def _set_up(
         f"{len(data.train.labels)} training and {len(data.evaluation.labels)} evaluation images "
         f"of {len(data.class_names)} classes; {mesh.size} device(s), {jax.default_backend()}"
     )
-    if len(data.class_names) > 2**config.num_bits:
-        log.say(f"{config.num_bits} bits are too few for the classes: some will share a code")
+    for bits in sorted({bits_of(config, name) for name in names if _has_class_codes(config, name)}):
+        if len(data.class_names) > 2**bits:
+            log.say(f"{bits} bits are too few for the classes: some will share a code")
     return setting
+
+
+def _has_class_codes(config: RunConfig, name: str) -> bool:
+    """Whether a stage learns the class codes, or is given them."""
+    stage = config.stages[name]
+    return stage.head["name"] == "codebook" or OBJECTIVES[stage.objective["name"]].fixed_codebook
 
 
 def _check_batch_size(setting: Setting) -> None:
@@ -213,7 +227,10 @@ def _run_stages(setting: Setting, log: RunLog) -> dict[str, float]:
 def _count_damaged(data: Dataset) -> dict[str, int]:
     """Returns how many images any process has skipped since the run was started."""
     counts = {}
-    for name, images in (("train", data.train), ("evaluation", data.evaluation)):
+    parts = {"train": data.train, "evaluation": data.evaluation}
+    if data.whole is not None:
+        parts |= {"whole_train": data.whole.train, "whole_evaluation": data.whole.evaluation}
+    for name, images in parts.items():
         damaged = np.zeros(len(images.labels) + len(images.damaged), bool)
         damaged[list(images.damaged)] = True
         if jax.process_count() > 1:
@@ -230,7 +247,7 @@ def _run_stage(setting: Setting, name: str, log: RunLog) -> dict[str, float]:
     log.say(f"{name}: {stage.timetable.num_steps} steps, {weights:,} weights")
     with setting.checkpoints(name) as checkpoints:
         state = train_stage(stage, checkpoints, log)
-    codebook = stages.learnt_codebook(state, setting.data.class_names) or codebook
+    codebook = stages.learnt_codebook(state, setting.dataset(name).class_names) or codebook
     if codebook is not None:
         for path in (codebook_file(setting.workdir, name), setting.workdir / CODEBOOK_FILE):
             _on_first_process(codebook.save, path)
@@ -250,9 +267,10 @@ def _name_all(
     """
     own = _own_names(setting.config.stages, name)
     named = _name_figures(own, figures)
-    if setting.config.retrieval:
+    config = setting.config.stages[name]
+    if setting.config.retrieval and not config.whole_dataset:
         found = stages.measure_retrieval(setting, name, state)
-        is_linear = setting.config.stages[name].head["name"] == "linear"
+        is_linear = config.head["name"] == "linear"
         whose = f"{own.logits}{own.class_logits}/" if is_linear else own.codes
         named |= {f"retrieval/{whose}{key}": value for key, value in found.figures.items()}
         _on_first_process(write_arrays, setting.workdir / name / CURVES_FILE, found.curves)
@@ -296,13 +314,14 @@ class _Names(NamedTuple):
 def _own_names(configs: Mapping[str, StageConfig], name: str) -> _Names:
     """Returns the names of a stage's figures.
 
-    The first stage of each head has them plain: `linear`, `class_code` (of B(C) f), and
-    `mhd` and so on; those of another one are `<stage>/mhd`. The codes that a codebook
-    stage reaches already are always `<stage>/mhd`.
+    The first stage of the heads `linear`, `codebook` and `code` has them plain: `linear`,
+    `class_code` (of B(C) f), and `mhd` and so on; those of another one are `<stage>/mhd`.
+    The codes that a codebook stage reaches already are always `<stage>/mhd`.
     """
     head = configs[name].head["name"]
     first = next(other for other, config in configs.items() if config.head["name"] == head)
-    own, codebook = "" if first == name else f"{name}/", head == "codebook"
+    plain, codebook = first == name and head in _PLAIN_HEADS, head == "codebook"
+    own = "" if plain else f"{name}/"
     return _Names(own, f"{name}/" if codebook else own, "class_code" if codebook else "linear")
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, Sharding
 
-from llc_jax.config import RunConfig
+from llc_jax.config import RunConfig, bits_of
 from llc_jax.data.dataset import Dataset
 from llc_jax.errors import InputError
 from llc_jax.mesh import replicated, split_by_rows
@@ -37,10 +37,18 @@ class Setting:
         """The sharding of batches."""
         return split_by_rows(self.mesh)
 
+    def dataset(self, stage: str) -> Dataset:
+        """Returns the images of a stage."""
+        whole = self.config.stages[stage].whole_dataset
+        return self.data.whole or self.data if whole else self.data
+
+    def num_bits(self, stage: str) -> int:
+        """Returns k of a stage."""
+        return bits_of(self.config, stage)
+
     def network(self, stage: str) -> PureNetwork:
         """Builds the network of a stage."""
-        given, classes = self.config.stages[stage], len(self.data.class_names)
-        return build_network(self.config, given.head, classes, given.trainable_blocks)
+        return build_network(self.config, stage, len(self.dataset(stage).class_names))
 
     def check_network(self, stage: str) -> None:
         """Raises an InputError if the network of a stage does not take the run's images."""
@@ -84,9 +92,18 @@ class Setting:
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
     def last_before(self, stage: str, head: str) -> str | None:
-        """Returns the last stage with such a head before a stage, if there is one."""
-        earlier = list(self.config.stages)[: self.position(stage)]
-        named = [name for name in earlier if self.config.stages[name].head.get("name") == head]
+        """Returns the last stage with such a head before a stage, if there is one.
+
+        It has the same classes and, where the head learns a codebook, as many bits.
+        """
+        stages = self.config.stages
+
+        def fits(name: str) -> bool:
+            same_bits = head != "codebook" or self.num_bits(name) == self.num_bits(stage)
+            same_data = stages[name].whole_dataset == stages[stage].whole_dataset
+            return stages[name].head.get("name") == head and same_bits and same_data
+
+        named = [name for name in list(stages)[: self.position(stage)] if fits(name)]
         return named[-1] if named else None
 
 
@@ -105,16 +122,14 @@ def codebook_file(workdir: pathlib.Path, stage: str) -> pathlib.Path:
     return workdir / stage / CODEBOOK_FILE
 
 
-def build_network(
-    config: RunConfig, head: dict, num_classes: int, trainable_blocks: int | None = None
-) -> PureNetwork:
-    """Builds the config's network with a head."""
+def build_network(config: RunConfig, stage: str, num_classes: int) -> PureNetwork:
+    """Builds the network of a stage."""
     return registry.build(
         config.model,
-        head,
+        config.stages[stage].head,
         num_classes=num_classes,
-        num_bits=config.num_bits,
-        trainable_blocks=trainable_blocks,
+        num_bits=bits_of(config, stage),
+        trainable_blocks=config.stages[stage].trainable_blocks,
     )
 
 

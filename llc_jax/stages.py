@@ -32,10 +32,15 @@ def check_stage(setting: Setting, name: str) -> None:
     objective_name, head_name = stage.objective.get("name"), stage.head.get("name")
     objective = choose(objective_name, OBJECTIVES, f"{where}.objective.name")
     _objective(stage, setting.config.prefixes)
-    if head_name != objective.head:
+    if head_name not in objective.heads:
         raise InputError(
-            f"{where}.head.name is {objective.head!r} for the objective {objective_name!r}, "
-            f"not {head_name!r}."
+            f"{where}.head.name is {' or '.join(map(repr, objective.heads))} for the objective "
+            f"{objective_name!r}, not {head_name!r}."
+        )
+    if stage.mixup and "mask" in objective.needs:
+        raise InputError(
+            f"{where}.mixup is 0 for the objective {objective_name!r}, which compares the images "
+            f"of a batch, not {stage.mixup}."
         )
     choose(stage.optimizer.schedule, optimizer.SCHEDULES, f"{where}.optimizer.schedule")
     setting.check_network(name)
@@ -52,7 +57,7 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
       name: of the stage.
       codebook: the fixed one of a stage that has it, or where a learnt one starts.
     """
-    config, data, mesh = setting.config, setting.data, setting.mesh
+    config, data, mesh = setting.config, setting.dataset(name), setting.mesh
     stage = config.stages[name]
     timetable = Timetable(
         num_examples=len(data.train.labels),
@@ -67,7 +72,15 @@ def build_stage(setting: Setting, name: str, codebook: Codebook | None) -> Stage
     key = jax.random.fold_in(jax.random.key(config.seed), setting.position(name))
     create = functools.partial(states.create, network, sgd, objective.figures, key)
     minimised = _objective(stage, config.prefixes)
-    step = steps.make_step(network, minimised, sgd, data.augment, stage.mixup)
+    step = steps.make_step(
+        network,
+        minimised,
+        sgd,
+        data.augment,
+        stage.mixup,
+        needs=objective.needs,
+        num_steps=timetable.num_steps,
+    )
     fixed_codes = codebook is not None and objective.fixed_codebook
 
     begin_epoch = jax.jit(states.begin_epoch, out_shardings=setting.whole)
@@ -105,7 +118,7 @@ def evaluation(
             class_codes = packing.pack(state["params"]["head"]["latent"])
         encode_images = functools.partial(encode, state["params"], state["batch_stats"])
         classification = Classification(encode_images, class_codes, setting.config.prefixes)
-        return classification.run(_batches(setting, setting.data.evaluation))
+        return classification.run(_batches(setting, setting.dataset(name).evaluation))
 
     return evaluate
 
@@ -116,7 +129,7 @@ def measure_decoders(
     """Returns the accuracy and the throughput of the config's decoders after a stage."""
     encode = functools.partial(_encoder(setting, name), state["params"], state["batch_stats"])
     decoding = Decoding(encode, codebook, setting.config.decoders)
-    return decoding.run(_batches(setting, setting.data.evaluation))
+    return decoding.run(_batches(setting, setting.dataset(name).evaluation))
 
 
 def measure_retrieval(setting: Setting, name: str, state: State) -> Retrieved:
@@ -126,21 +139,23 @@ def measure_retrieval(setting: Setting, name: str, state: State) -> Retrieved:
     """
     network, weights = setting.network(name), (state["params"], state["batch_stats"])
     image = jax.ShapeDtypeStruct((1, *(input_size(setting.config),) * 2, 3), jnp.uint8)
-    has_codes = jax.eval_shape(network.evaluate, *weights, image).code_logits is not None
+    has_numbers = jax.eval_shape(network.evaluate, *weights, image).code_logits is not None
 
     def represent(*given: Tree) -> jax.Array:
-        return network.evaluate(*given).code_logits if has_codes else network.features(*given)
+        return network.evaluate(*given).code_logits if has_numbers else network.features(*given)
 
     shardings = (setting.whole, setting.whole, setting.rows)
     retrieval = Retrieval(
         functools.partial(jax.jit(represent, in_shardings=shardings), *weights),
         setting.config.retrieval,
-        codes=has_codes,
+        # The numbers of a real bottleneck are no code logits.
+        codes=has_numbers and setting.config.stages[name].head.get("binary", True),
         prefixes=setting.config.prefixes,
         mesh=None if jax.default_backend() == "cpu" else setting.mesh,
     )
     figures, curves = {}, {}
-    for which, data in {"": setting.data, "unseen/": setting.data.unseen}.items():
+    seen = setting.dataset(name)
+    for which, data in {"": seen, "unseen/": seen.unseen}.items():
         if data is not None and len(data.evaluation.labels):
             batches = (_batches(setting, images) for images in (data.evaluation, data.database))
             found = retrieval.run(*batches, data.own)
@@ -171,8 +186,7 @@ def _objective(stage: StageConfig, prefixes: tuple[int, ...]) -> Callable[..., F
     options = dict(stage.objective)
     name = options.pop("name")
     function = bind(OBJECTIVES[name].function, options, f"The objective {name}")
-    has_codes = OBJECTIVES[name].head != "linear"
-    return functools.partial(function, prefixes=prefixes) if has_codes else function
+    return functools.partial(function, prefixes=prefixes) if OBJECTIVES[name].nested else function
 
 
 def _optimizer(

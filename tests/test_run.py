@@ -264,7 +264,10 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"stages__linear__init_from": "codebook"}, "init_from is one of scratch, not"),
         ({"stages__linear__objective": {"name": "softmx"}}, "Did you mean 'softmax'"),
         ({"stages__linear__objective__smoothing": 1.0}, "softmax has no option 'smoothing'"),
-        ({"stages__linear__head": {"name": "code"}}, "head.name is 'linear' for the objective"),
+        (
+            {"stages__linear__head": {"name": "code"}},
+            "head.name is .linear. or .* for the objective",
+        ),
         ({"codebook": ""}, "'instance' needs a codebook, or a file of one: config.codebook is"),
         ({"stages__instance__codebook": "x.npz"}, "no codebook at x.npz"),
         ({"stages__linear__codebook": "learnt"}, "no stage with a codebook head before it"),
@@ -326,7 +329,11 @@ def test_a_codebook_file_must_fit(unbroken, tmp_path):
     }
     for name, case in cases.items():
         case.save(tmp_path / name)
-        message = "are not those of the data" if name == "names.npz" else "the run has 10 classes"
+        message = (
+            "are not those of the data"
+            if name == "names.npz"
+            else "stage 'instance' has 10 classes"
+        )
         with pytest.raises(InputError, match=message):
             run(tree(stages__instance__codebook=str(tmp_path / name)), tmp_path / "run")
 

@@ -29,6 +29,8 @@ class Dataset:
       class_names: L names.
       augment: (key, uint8[B, H, W, 3]) -> the same shape, on the devices.
       unseen: the images of the classes that are held out of training.
+      whole: all classes but those, and all their images, whatever the protocol; where that
+        was asked for and is more.
     """
 
     train: Images
@@ -38,6 +40,7 @@ class Dataset:
     class_names: tuple[str, ...]
     augment: Callable[[jax.Array, jax.Array], jax.Array]
     unseen: "Dataset | None"
+    whole: "Dataset | None" = None
 
 
 def open_dataset(
@@ -55,11 +58,17 @@ def open_dataset(
     workers: int | None,
     on_error: str,
     seed: int,
+    whole: bool = False,
 ) -> Dataset:
-    """Opens the images that a config names; see `config.DataConfig` for the arguments."""
+    """Opens the images that a config names.
+
+    Args: those of `config.DataConfig`, and
+      seed: of what is chosen by chance.
+      whole: whether to have the dataset without the protocol too.
+    """
     skip = choose(on_error, {"stop": False, "skip": True}, "config.data.on_error")
-    splits = open_splits(source, eval_source, holdout=holdout, seed=seed)
-    splits = protocols.apply(splits, protocol)
+    everything = open_splits(source, eval_source, holdout=holdout, seed=seed)
+    splits = protocols.apply(everything, protocol)
     splits = protocols.hold_out(splits, held_out_classes, seed)
     crop = Crop(image_size, crop_fraction, exif_orientation)
     if in_memory:
@@ -68,14 +77,21 @@ def open_dataset(
         def load(source: Source, transform: Transform) -> Images:
             return InMemory.load(source, transform, skip)
 
-        return _prepare(splits, load, crop, crop, on_device)
-    options = {"size": image_size, "exif_orientation": exif_orientation}
-    random_crop = bind(RandomCrop, augment, "config.data.augment, not in memory,")(**options)
+        how = (load, crop, crop, on_device)
+    else:
+        options = {"size": image_size, "exif_orientation": exif_orientation}
+        random_crop = bind(RandomCrop, augment, "config.data.augment, not in memory,")(**options)
 
-    def stream(source: Source, transform: Transform) -> Images:
-        return Streamed(source, transform, workers, skip)
+        def stream(source: Source, transform: Transform) -> Images:
+            return Streamed(source, transform, workers, skip)
 
-    return _prepare(splits, stream, random_crop, crop, _unchanged)
+        how = (stream, random_crop, crop, _unchanged)
+    data = _prepare(splits, *how)
+    if whole and splits is not everything:
+        held_out = splits.unseen.train.class_names if splits.unseen else ()
+        names = tuple(name for name in everything.train.class_names if name not in held_out)
+        data = dataclasses.replace(data, whole=_prepare(everything.restrict(names), *how))
+    return data
 
 
 def _prepare(

@@ -17,8 +17,7 @@ class Classification:
 
     Args:
       encode: uint8[B, H, W, 3] -> Output, jitted.
-      class_codes: uint32[L, ceil(k / 32)], or None where the output has no code
-        logits.
+      class_codes: uint32[L, ceil(k / 32)], or None where the classes have no codes.
       prefixes: also report what the first so many bits alone achieve.
     """
 
@@ -39,7 +38,8 @@ class Classification:
 
           class_logits, class_logits_top5: accuracy of their argmax
 
-        Where it has code logits f, with g = B(f) and c the code of the true class:
+        Where it has code logits f and the classes have codes, with g = B(f) and c the code
+        of the true class:
 
           ed_official: how often g = c
           ed: the same, with credit 1 / (classes whose code is g) (exact decoding)
@@ -76,7 +76,7 @@ def _count(
     figures = {"examples": jnp.ones(labels.shape)}
     if output.class_logits is not None:
         figures |= _of_logits("class_logits", output.class_logits, labels)
-    if output.code_logits is not None:
+    if output.code_logits is not None and class_codes is not None:
         figures |= _of_codes(output.code_logits, labels, class_codes)
         for bits in prefixes:
             signs = packing.unpack(class_codes, output.code_logits.shape[1])

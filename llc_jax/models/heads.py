@@ -1,22 +1,26 @@
 """Heads: from backbone features to class logits, code logits, or both.
 
 Heads compute in float32 whatever the backbone's dtype. A later stage takes over
-the parameters that its head shares by name with the earlier one: `projection`.
+the parameters that its head shares by name with the earlier one: `projection`, and
+`classifier` where the shapes are the same.
 """
 
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from llc_jax.codes.binarize import sign_ste
+from llc_jax.errors import InputError
 
 
 class Output(NamedTuple):
     """What a head says of B images.
 
     Attributes:
-      code_logits: float32[B, k], f = F(x) P, or None (linear head).
+      code_logits: float32[B, k], k real numbers whose signs are the code, mostly
+        f = F(x) P; or None (linear head).
       class_logits: float32[B, L], or None (code head).
       class_vectors: float32[L, k], s B(C), whose products with the code logits the
         class logits are; or None (linear and code head).
@@ -78,10 +82,15 @@ class CodebookHead(nnx.Module):
 
 
 class CodeHead(nnx.Module):
-    """Phase 2: the code logits f = F(x) P alone; the codebook is fixed outside.
+    """Phase 2, and rivals: the code logits f = F(x) P alone; class codes are fixed outside.
+
+    Args:
+      projection_gain: variance of the initial P times d.
+      batch_norm: give each code logit a mean of 0 and a variance of 1 over the batch, and
+        a learnt scale and shift: about half of all images then have the bit.
 
     References:
-      LLC, equation 3.
+      LLC, equation 3. Hoe et al., OrthoHash, NeurIPS 2021, for the normalisation.
     """
 
     def __init__(
@@ -91,14 +100,94 @@ class CodeHead(nnx.Module):
         num_classes: int,
         num_bits: int,
         projection_gain: float = 1.0,
+        batch_norm: bool = False,
         rngs: nnx.Rngs,
     ):
         del num_classes
         self.projection = _projection(num_features, num_bits, projection_gain, rngs)
+        self.normalization = (
+            nnx.BatchNorm(num_bits, momentum=0.9, rngs=rngs) if batch_norm else None
+        )
 
     def __call__(self, features: jax.Array) -> Output:
         """Maps float32[B, d] to code logits."""
-        return Output(code_logits=self.projection(features), class_logits=None)
+        code_logits = self.projection(features)
+        if self.normalization is not None:
+            code_logits = self.normalization(code_logits)
+        return Output(code_logits=code_logits, class_logits=None)
+
+
+class BottleneckHead(nnx.Module):
+    """A linear classifier of k numbers f = F(x) P, or of their signs.
+
+    Args:
+      binary: classify the signs, with the straight-through gradient: Greedy Hash. Else
+        the k real numbers: what a code of k bits is compared with.
+      projection_gain: variance of the initial P times d.
+
+    References:
+      LLC, table 4 (real numbers). Su et al., Greedy Hash, NeurIPS 2018 (signs).
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        num_classes: int,
+        num_bits: int,
+        binary: bool = False,
+        projection_gain: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
+        self.binary = binary
+        self.projection = _projection(num_features, num_bits, projection_gain, rngs)
+        self.classifier = nnx.Linear(num_bits, num_classes, rngs=rngs)
+
+    def __call__(self, features: jax.Array) -> Output:
+        """Maps float32[B, d] to the k numbers, as code logits, and class logits."""
+        numbers = self.projection(features)
+        given = sign_ste(numbers) if self.binary else numbers
+        return Output(code_logits=numbers, class_logits=self.classifier(given))
+
+
+class ClassNumberHead(nnx.Module):
+    """A linear classifier whose code is the number of the class that it predicts.
+
+    It learns nothing of codes, and shows how much of a retrieval benchmark mere
+    classification achieves where queries and database are of the classes of training.
+
+    References:
+      Sablayrolles et al., How should we evaluate supervised hashing?, ICASSP 2017.
+    """
+
+    def __init__(self, num_features: int, *, num_classes: int, num_bits: int, rngs: nnx.Rngs):
+        if 2**num_bits < num_classes:
+            raise InputError(
+                f"{num_bits} bits do not hold the numbers of {num_classes} classes: "
+                f"{(num_classes - 1).bit_length()} do."
+            )
+        self.num_bits = num_bits
+        self.classifier = nnx.Linear(num_features, num_classes, rngs=rngs)
+
+    def __call__(self, features: jax.Array) -> Output:
+        """Maps float32[B, d] to class logits, and codes of +1 and -1 as code logits."""
+        class_logits = self.classifier(features)
+        return Output(codes_of_predictions(class_logits, self.num_bits), class_logits)
+
+
+def codes_of_predictions(class_logits: jax.Array, num_bits: int) -> jax.Array:
+    """Writes the most likely class's number in binary, as +1 and -1.
+
+    Args:
+      class_logits: float32[B, L].
+      num_bits: k, so many that 2^k >= L; bit 0 is the least.
+
+    Returns:
+      float32[B, k].
+    """
+    numbers = jnp.argmax(class_logits, axis=1)
+    bits = (numbers[:, None] >> jnp.minimum(jnp.arange(num_bits), 31)[None]) & 1
+    return jnp.where(bits, 1.0, -1.0)
 
 
 def _projection(num_features: int, num_bits: int, gain: float, rngs: nnx.Rngs) -> nnx.Linear:
@@ -106,4 +195,10 @@ def _projection(num_features: int, num_bits: int, gain: float, rngs: nnx.Rngs) -
     return nnx.Linear(num_features, num_bits, use_bias=False, kernel_init=init, rngs=rngs)
 
 
-HEADS = {"linear": LinearHead, "codebook": CodebookHead, "code": CodeHead}
+HEADS = {
+    "linear": LinearHead,
+    "codebook": CodebookHead,
+    "code": CodeHead,
+    "bottleneck": BottleneckHead,
+    "class_number": ClassNumberHead,
+}

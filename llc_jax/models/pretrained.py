@@ -89,7 +89,8 @@ def from_torch(
       InputError: naming every key that is missing, not needed, or of another shape.
     """
     head = abstract["params"]["head"]
-    abstract = abstract | {"params": abstract["params"] | {"head": {} if drop_head else head}}
+    if drop_head:
+        abstract = {kind: part | {"head": {}} for kind, part in abstract.items()}
     keys = _torch_keys(abstract, backbone)
     unused = state.keys() - set(keys.values())
     if drop_head:
@@ -165,7 +166,7 @@ def _head_key(names: list[str], backbone: Backbone) -> str:
             return f"{backbone.classifier}.weight"
         case ["classifier", leaf]:
             return f"{backbone.classifier}.{_LEAVES.get(leaf, leaf)}"
-    raise KeyError(names)
+    raise InputError(f"A head with {'.'.join(names)} has no PyTorch form.")
 
 
 def _is_head(key: str, backbone: Backbone) -> bool:

@@ -1,9 +1,10 @@
 """Mixup: each example of a batch blended with another, images and losses alike.
 
-The losses here are linear in the target, so that of a blend of two labels is the blend
-of the losses of either; so are the other figures reported. The partner of an example is
-the one before it in the batch, which is shuffled; one share serves the whole batch, as in
-the paper's code. It depends on the key alone, not on how the batch lies on devices.
+The loss of a blend of two labels is the blend of the losses of either, and so are the other
+figures reported: for a loss that is linear in the target that is the same. An objective that
+compares the images of a batch has no mixup. The partner of an example is the one before it
+in the batch, which is shuffled; one share serves the whole batch, as in the paper's code. It
+depends on the key alone, not on how the batch lies on devices.
 
 References:
   Zhang et al., mixup: beyond empirical risk minimization, 2018.

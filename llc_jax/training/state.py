@@ -81,19 +81,22 @@ def adopt(state: State, earlier: Tree) -> State:
     Raises:
       InputError: if the backbones differ.
     """
-    for name in ("params", "batch_stats"):
-        mine, theirs = (tree[name].get("backbone", {}) for tree in (state, earlier))
+    adopted = {}
+    for kind in ("params", "batch_stats"):
+        mine, theirs = (tree[kind].get("backbone", {}) for tree in (state, earlier))
         if not _same_shapes(mine, theirs):
             raise InputError(
-                f"The backbone's {name} have other shapes than in the stage to start from: "
+                f"The backbone's {kind} have other shapes than in the stage to start from: "
                 "both stages need the same model."
             )
-    head = dict(state["params"]["head"])
-    for name, value in earlier["params"]["head"].items():
-        if name in head and _same_shapes(head[name], value):
-            head[name] = value
-    params = earlier["params"] | {"head": head}
-    return state | {"params": params, "batch_stats": earlier["batch_stats"]}
+        adopted[kind] = {part: earlier[kind].get(part, own) for part, own in state[kind].items()}
+        if "head" in state[kind]:
+            head = dict(state[kind]["head"])
+            for name, value in earlier[kind].get("head", {}).items():
+                if name in head and _same_shapes(head[name], value):
+                    head[name] = value
+            adopted[kind]["head"] = head
+    return state | adopted
 
 
 def _same_shapes(a: Tree, b: Tree) -> bool:

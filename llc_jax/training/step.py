@@ -1,6 +1,7 @@
 """The train step: pure, jitted, donated and sharded."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,9 @@ def make_step(
     optimizer: optax.GradientTransformation,
     augment: Augment,
     mixup_alpha: float = 0.0,
+    *,
+    needs: Sequence[str] = (),
+    num_steps: int = 1,
 ) -> Step:
     """Returns the function of one step.
 
@@ -36,16 +40,21 @@ def make_step(
     however it lies on devices. Not jitted: see `compile_step`. The figures of examples
     that `mixup` has blended, by shares of Beta(alpha, alpha), are blended too; an alpha
     of 0 leaves mixup out.
+
+    An objective that `needs` them is given, by keyword, the `mask` of the batch and the
+    `progress`: the part that was taken of the stage's `num_steps`, float32[] from 0 to 1.
     """
 
     def step(state, batch, class_codes):
         key = jax.random.fold_in(jax.random.wrap_key_data(state["rng"]), state["step"])
         own = jax.random.fold_in(key, _NETWORK)
-        images, judge = augment(key, batch["image"]), objective
+        known = {"mask": batch["mask"], "progress": state["step"] / num_steps}
+        judge = functools.partial(objective, **{name: known[name] for name in needs})
+        images = augment(key, batch["image"])
         if mixup_alpha:
             mixup_key = jax.random.fold_in(key, _MIXUP)
             shares = mixup.draw_shares(mixup_key, batch["mask"], mixup_alpha)
-            images, judge = mixup.mix_images(images, shares), mixup.mix_figures(objective, shares)
+            images, judge = mixup.mix_images(images, shares), mixup.mix_figures(judge, shares)
 
         def loss(params):
             output, batch_stats = network.train(params, state["batch_stats"], images, own)

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from llc_jax.data import protocols
+from llc_jax.data.dataset import open_dataset
 from llc_jax.data.sources import ArraySource
 from llc_jax.data.splits import Splits
 from llc_jax.errors import InputError
+from tests import tiny
 
 LISTS = pathlib.Path(__file__).parents[3] / "shared/data/imagenet100"
 
@@ -126,6 +128,22 @@ def test_held_out_classes_are_unseen():
 def test_wrong_options_are_named(options, message):
     with pytest.raises(InputError, match=message):
         protocols.apply(small(), options)
+
+
+def test_the_whole_dataset_is_all_but_the_held_out_classes():
+    def opened(held_out, **protocol):
+        config = tiny.get_config().unlock().data
+        config.protocol.update(protocol)
+        config.held_out_classes = held_out
+        return open_dataset(**config.to_dict() | {"image_size": 8}, whole=True, seed=0)
+
+    data = opened(2, name="seeded", classes=6, per_class=5)
+    assert (len(data.train.labels), len(data.class_names)) == (20, 4)
+    held_out = set(data.unseen.class_names)
+    assert len(held_out) == 2
+    assert data.whole.class_names == tuple(name for name in "0123456789" if name not in held_out)
+    assert len(data.whole.train.labels) > 600
+    assert opened(0).whole is None
 
 
 def test_too_many_held_out_classes():

@@ -168,6 +168,41 @@ def test_other_heads():
     assert (code.code_logits.shape, code.class_logits) == ((7, 4), None)
 
 
+@pytest.mark.parametrize("binary", [False, True])
+def test_bottleneck_head_classifies_its_numbers_or_their_signs(binary):
+    head = heads.BottleneckHead(5, num_classes=3, num_bits=4, binary=binary, rngs=nnx.Rngs(0))
+    features = jax.random.normal(jax.random.key(0), (7, 5))
+    numbers = np.asarray(features) @ np.asarray(head.projection.kernel[...])
+    output = head(features)
+    np.testing.assert_allclose(output.code_logits, numbers, rtol=1e-5, atol=1e-6)
+    given = np.where(numbers >= 0, 1, -1) if binary else numbers
+    expected = given @ np.asarray(head.classifier.kernel[...])
+    np.testing.assert_allclose(output.class_logits, expected, rtol=1e-5, atol=1e-6)
+    gradient = jax.grad(lambda features: head(features).class_logits[:, 0].sum())(features)
+    through = np.asarray(head.projection.kernel[...]) @ np.asarray(head.classifier.kernel[:, 0])
+    np.testing.assert_allclose(gradient, np.tile(through, (7, 1)), rtol=1e-4, atol=1e-5)
+
+
+def test_code_head_with_batch_norm_balances_the_bits():
+    head = heads.CodeHead(5, num_classes=3, num_bits=4, batch_norm=True, rngs=nnx.Rngs(0))
+    features = 3 + jax.random.normal(jax.random.key(0), (64, 5))
+    code_logits = np.asarray(head(features).code_logits)
+    np.testing.assert_allclose(code_logits.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(code_logits.std(0), 1, rtol=1e-3)
+
+
+def test_class_number_head_writes_what_it_predicts():
+    head = heads.ClassNumberHead(5, num_classes=6, num_bits=4, rngs=nnx.Rngs(0))
+    output = head(jax.random.normal(jax.random.key(0), (7, 5)))
+    for logits, code in zip(output.class_logits, output.code_logits, strict=True):
+        digits = "".join("1" if value > 0 else "0" for value in code[::-1])
+        assert int(digits, 2) == np.argmax(logits)
+    np.testing.assert_array_equal(np.abs(output.code_logits), 1)
+    assert heads.codes_of_predictions(jnp.eye(6), 40)[5].tolist() == [1, -1, 1] + [-1] * 37
+    with pytest.raises(InputError, match="2 bits do not hold the numbers of 6 classes: 3 do"):
+        heads.ClassNumberHead(5, num_classes=6, num_bits=2, rngs=nnx.Rngs(0))
+
+
 def test_training_and_evaluation_differ_in_the_statistics():
     net = build()
     params, stats = jax.jit(net.init)(jax.random.key(0))

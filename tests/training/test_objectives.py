@@ -62,7 +62,9 @@ def test_reports_what_it_says_for_each_example(name):
     objective = objectives.OBJECTIVES[name]
     output = Output(jnp.asarray(f), jnp.asarray(f @ codes.T))
     codes = packing.pack(codes) if objective.fixed_codebook else None
-    figures = objective.function(output, jnp.asarray(labels), codes)
+    known = {"mask": jnp.ones(B, bool), "progress": jnp.float32(0.5)}
+    given = {need: known[need] for need in objective.needs}
+    figures = objective.function(output, jnp.asarray(labels), codes, **given)
     assert set(figures) == set(objective.figures)
     assert all(values.shape == (B,) for values in figures.values())
 
@@ -91,3 +93,132 @@ def test_nested_losses_are_the_mean_over_prefixes():
         plain = function(whole, jnp.asarray(labels), codes_whole)
         for other in plain.keys() - {"loss"}:
             np.testing.assert_array_equal(found[other], plain[other])
+
+
+def mask_and_progress(progress=0.5, masked=()):
+    mask = ~np.isin(np.arange(B), masked)
+    return {"mask": jnp.asarray(mask), "progress": jnp.float32(progress)}
+
+
+@pytest.mark.parametrize("masked", [(), (1, 4)])
+@pytest.mark.parametrize(("progress", "beta"), [(0.0, 1.0), (0.039, 2**0.5), (1.0, 51**0.5)])
+def test_hashnet_by_pairs(masked, progress, beta):
+    f, _, labels = example()
+    labels[:3] = labels[3]
+    valid = [row for row in range(B) if row not in masked]
+    losses = {True: [], False: []}
+    for i in valid:
+        for j in valid:
+            if i != j:
+                product = 10 / K * np.tanh(beta * f[i]) @ np.tanh(beta * f[j])
+                same = bool(labels[i] == labels[j])
+                probability = 1 / (1 + np.exp(-product))
+                losses[same].append(-np.log(probability if same else 1 - probability))
+    figures = objectives.hashnet(
+        Output(jnp.asarray(f), None), jnp.asarray(labels), **mask_and_progress(progress, masked)
+    )
+    expected = np.mean(losses[True]) + np.mean(losses[False])
+    np.testing.assert_allclose(np.mean(figures["loss"][np.array(valid)]), expected, rtol=1e-5)
+    np.testing.assert_allclose(figures["beta"], beta, rtol=1e-6)
+
+
+def test_hashnet_forgets_masked_examples():
+    f, _, labels = example()
+
+    def loss(f, labels):
+        figures = objectives.hashnet(Output(f, None), labels, **mask_and_progress(0.2, (2,)))
+        return jnp.where(jnp.arange(B) == 2, 0.0, figures["loss"]).sum()
+
+    other_f, other_labels = f.copy(), labels.copy()
+    other_f[2], other_labels[2] = 5.0, (labels[2] + 1) % L
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(f), jnp.asarray(labels))
+    assert value == loss(jnp.asarray(other_f), jnp.asarray(other_labels))
+    assert not gradient[2].any()
+    assert gradient[0].any()
+
+
+def test_hashnet_beta_grows_in_stages():
+    f, _, labels = example()
+
+    def beta(progress):
+        known = mask_and_progress(progress)
+        output = Output(jnp.asarray(f), None)
+        figures = objectives.hashnet(
+            output, jnp.asarray(labels), growth=3.0, power=1.0, stages=4, **known
+        )
+        return float(figures["beta"][0])
+
+    found = [beta(progress) for progress in (0, 0.2, 0.25, 0.49, 0.5, 0.99)]
+    assert found == pytest.approx([1, 1, 1.75, 1.75, 2.5, 3.25])
+
+
+@pytest.mark.parametrize("classes", [[0] * B, list(range(B))])
+def test_hashnet_of_pairs_of_one_kind(classes):
+    f, _, _ = example()
+    known = mask_and_progress(1.0)
+    figures = objectives.hashnet(Output(jnp.asarray(1e4 * f), None), jnp.array(classes), **known)
+    assert jnp.isfinite(figures["loss"]).all()
+    assert figures["loss"].mean() > 0
+
+
+def test_greedy_hash_by_hand():
+    f, codes, labels = example()
+    logits = np.where(f >= 0, 1, -1) @ codes.T.astype(np.float32)
+    figures = objectives.greedy_hash(
+        Output(jnp.asarray(f), jnp.asarray(logits)), labels, penalty=0.3
+    )
+    for row in range(B):
+        cross_entropy = np.log(np.exp(logits[row]).sum()) - logits[row, labels[row]]
+        cubes = [abs(abs(value) - 1) ** 3 for value in f[row]]
+        expected = cross_entropy + 0.3 * sum(cubes) / K
+        assert figures["loss"][row] == pytest.approx(expected, rel=1e-5)
+        assert figures["penalty"][row] == pytest.approx(sum(cubes) / K, rel=1e-5)
+
+
+def test_csq_by_hand():
+    f, codes, labels = example()
+    figures = objectives.csq(
+        Output(jnp.asarray(f), None), jnp.asarray(labels), packing.pack(codes), penalty=0.3
+    )
+    for row in range(B):
+        entropy, penalty = 0.0, 0.0
+        for h, centre in zip(np.tanh(f[row]), codes[labels[row]], strict=True):
+            entropy -= np.log((1 + h) / 2 if centre > 0 else (1 - h) / 2)
+            penalty += np.log(np.cosh(abs(h) - 1))
+        assert figures["loss"][row] == pytest.approx((entropy + 0.3 * penalty) / K, rel=1e-4)
+    expected = (np.where(f >= 0, 1, -1) == codes[labels]).mean(1)
+    np.testing.assert_allclose(figures["bits_right"], expected, rtol=1e-6)
+
+
+def test_orthohash_by_hand():
+    f, codes, labels = example()
+    figures = objectives.orthohash(
+        Output(jnp.asarray(f), None),
+        jnp.asarray(labels),
+        packing.pack(codes),
+        scale=5.0,
+        margin=0.3,
+    )
+    for row in range(B):
+        cosines = [f[row] @ code / np.linalg.norm(f[row]) / np.linalg.norm(code) for code in codes]
+        exponents = [
+            np.exp(5 * (cosine - 0.3 * (c == labels[row]))) for c, cosine in enumerate(cosines)
+        ]
+        expected = -np.log(exponents[labels[row]] / sum(exponents))
+        assert figures["loss"][row] == pytest.approx(expected, rel=1e-5)
+        assert figures["accuracy"][row] == (np.argmax(cosines) == labels[row])
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+@pytest.mark.parametrize("name", ["hashnet", "greedy_hash", "csq", "orthohash"])
+def test_gradients_of_rivals_are_finite(name, scale):
+    f, codes, labels = example()
+    objective = objectives.OBJECTIVES[name]
+    given = {need: mask_and_progress(1.0)[need] for need in objective.needs}
+
+    def loss(f):
+        output = Output(f, f @ codes.T.astype(np.float32))
+        packed = packing.pack(codes) if objective.fixed_codebook else None
+        return objective.function(output, jnp.asarray(labels), packed, **given)["loss"].sum()
+
+    assert jnp.isfinite(jax.grad(loss)(jnp.asarray(scale * f))).all()

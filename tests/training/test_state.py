@@ -26,6 +26,15 @@ def test_keeps_what_the_heads_do_not_share():
     jax.tree.map(np.testing.assert_array_equal, later["params"]["head"], fresh["params"]["head"])
 
 
+def test_statistics_of_a_head_stay_with_it():
+    normalised = build("orthohash")[0](1)
+    assert normalised["batch_stats"]["head"]
+    plain = states.adopt(build("instance")[0](2), normalised)
+    assert "head" not in plain["batch_stats"]
+    again = states.adopt(build("orthohash")[0](3), plain)
+    assert jax.tree.structure(again) == jax.tree.structure(normalised)
+
+
 def test_another_backbone_is_an_error():
     earlier = build("codebook")[0](1)
     other = build("instance", model="resnet8_small")[0](2)

@@ -14,7 +14,14 @@ from llc_jax.training import objectives, optimizer
 from llc_jax.training import state as states
 from llc_jax.training import step as steps
 
-HEADS = {"softmax": "linear", "codebook": "codebook", "instance": "code"}
+HEADS = {
+    "softmax": {"name": "linear"},
+    "codebook": {"name": "codebook"},
+    "instance": {"name": "code"},
+    "hashnet": {"name": "code"},
+    "orthohash": {"name": "code", "batch_norm": True},
+}
+STEPS = 20
 
 
 def descend(frozen):
@@ -32,7 +39,7 @@ def descend(frozen):
 def build(objective="codebook", model="cnn", trainable_blocks=None, mixup_alpha=0.0):
     network = registry.build(
         {"name": model, "dtype": "float32", "width": 2},
-        {"name": HEADS[objective]},
+        HEADS[objective],
         num_classes=10,
         num_bits=8,
         trainable_blocks=trainable_blocks,
@@ -47,7 +54,8 @@ def build(objective="codebook", model="cnn", trainable_blocks=None, mixup_alpha=
         return states.create_on(replicated(mesh), functools.partial(create, key))
 
     augment = functools.partial(pad_crop_flip, pad=2, flip=True)
-    return initial, steps.make_step(network, spec.function, sgd, augment, mixup_alpha)
+    more = {"needs": spec.needs, "num_steps": STEPS}
+    return initial, steps.make_step(network, spec.function, sgd, augment, mixup_alpha, **more)
 
 
 def batches(count, size=16):
@@ -60,7 +68,7 @@ def batches(count, size=16):
         }
 
 
-def train(objective, devices, count=20, mixup_alpha=0.0):
+def train(objective, devices, count=STEPS, mixup_alpha=0.0):
     mesh = make_mesh(jax.devices()[:devices])
     initial, step = build(objective, mixup_alpha=mixup_alpha)
     compiled, state = steps.compile_step(step, mesh), initial(devices=devices)
@@ -77,8 +85,9 @@ def train(objective, devices, count=20, mixup_alpha=0.0):
 
 
 @pytest.mark.parametrize("mixup_alpha", [0.0, 0.5])
-def test_one_device_and_eight_agree_in_both_phases(mixup_alpha):
-    for objective in ("codebook", "instance"):
+def test_one_device_and_eight_agree(mixup_alpha):
+    pairwise = () if mixup_alpha else ("hashnet",)
+    for objective in ("codebook", "instance", *pairwise):
         one, losses_of_one = train(objective, 1, mixup_alpha=mixup_alpha)
         eight, losses_of_eight = train(objective, 8, mixup_alpha=mixup_alpha)
         np.testing.assert_allclose(losses_of_eight, losses_of_one, rtol=1e-5, atol=1e-5)
@@ -118,9 +127,19 @@ def test_augmentation_depends_on_the_step_alone():
     assert first != step(state | {"step": jnp.int32(1)}, batch, None)[1]["loss"]
 
 
-@pytest.mark.parametrize("mixup_alpha", [0.0, 0.5])
-def test_masked_examples_do_not_count(mixup_alpha):
-    initial, step = build("softmax", mixup_alpha=mixup_alpha)
+def test_an_objective_is_given_the_progress_of_the_stage():
+    initial, step = build("hashnet")
+    step, state, batch = jax.jit(step), initial(), next(batches(1))
+    for taken, beta in [(0, 1), (STEPS // 2, 26**0.5), (STEPS - 1, 48**0.5)]:
+        figures = step(state | {"step": jnp.int32(taken)}, batch, None)[1]
+        assert figures["beta"] == pytest.approx(beta, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("objective", "mixup_alpha"), [("softmax", 0.0), ("softmax", 0.5), ("hashnet", 0.0)]
+)
+def test_masked_examples_do_not_count(objective, mixup_alpha):
+    initial, step = build(objective, mixup_alpha=mixup_alpha)
     step, state, batch = jax.jit(step), initial(), next(batches(1))
     batch["mask"][8:] = batch["mask"][3] = False
     changed = batch | {"label": np.where(batch["mask"], batch["label"], 0).astype(np.int32)}
