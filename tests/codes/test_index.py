@@ -12,7 +12,7 @@ BITS = [1, 7, 10, 16, 20, 24, 25, 31, 32, 33, 48, 64, 100, 130]
 def drawn(rng, count, num_bits, different=None):
     """Packed codes, of which only so many are different."""
     signs = rng.choice(np.array([-1, 1], np.int8), size=(different or count, num_bits))
-    codes = np.asarray(packing.pack(signs))
+    codes = np.array(packing.pack(signs))
     return codes if different is None else codes[rng.integers(different, size=count)]
 
 
