@@ -13,7 +13,9 @@ from llc_jax.codes.popcount import compiled, lowest_bit
 
 # Codes that there may be, for each item; and items, for each code that a query tries.
 _SPARSE = 16
-_TRIES = 64
+_TRIES = 128
+# Queries that fail before the others are not tried.
+_PATIENCE = 4
 # Up to so many values are sorted by insertion.
 _FEW = 24
 _DIGIT = 8
@@ -68,14 +70,19 @@ def nearest(starts, places, num_bits, ids, queries, distances, found, answered):
       queries: uint32[Q].
       distances: int32[Q, top] to fill, with -1 where there are fewer items.
       found: int64[Q, top] to fill with ids, likewise.
-      answered: bool[Q] to fill; False where it takes too many tries, and nothing is told.
+      answered: bool[Q] to fill; False where it takes too many tries, or the queries before
+        have. What is filled there means nothing.
     """
     count, wanted = len(places), found.shape[1]
     tries = max(count // _TRIES, 1)
     room = min(4 * wanted + 64, count)
     ring, spare = np.empty(room, np.int32), np.empty(room, np.int32)
     digits = np.empty(2**_DIGIT, np.int32)
+    failed = 0
     for q in range(len(queries)):
+        if failed > q // 2 + _PATIENCE:
+            answered[q:] = False
+            return
         size, tried, radius, codes = 0, 0, 0, 1
         while size < min(wanted, count) and tried + codes <= tries:
             need = min(wanted, count) - size
@@ -88,6 +95,7 @@ def nearest(starts, places, num_bits, ids, queries, distances, found, answered):
             codes = codes * (num_bits - radius) // (radius + 1)
             radius += 1
         answered[q] = size == min(wanted, count)
+        failed += not answered[q]
         distances[q, size:] = -1
         found[q, size:] = -1
 

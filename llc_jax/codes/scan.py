@@ -17,6 +17,9 @@ GROUP = 64
 _BLOCK_WORDS = 2**17
 # Codes that a query meets between two changes of what is near enough.
 _RUN = 2048
+# Bits of a mask that are written without asking whether they are set.
+_AT_ONCE = 2
+# Codes that are looked at first, a multiple of LANES.
 _SAMPLE = 2048
 
 
@@ -34,20 +37,21 @@ def nearest(columns, ids, queries, rows, distances, found):
     """
     words, count = columns.shape
     number, wanted = len(rows), found.shape[1]
+    farthest = 32 * words + 1
     room = min(2 * wanted + LANES, count)
     block = max(_RUN, _BLOCK_WORDS // words // _RUN * _RUN)
     # Where all codes are one block, the queries come one by one: they share nothing.
     size = min(GROUP, number) if count > block else 1
-    levels = np.empty((size, 32 * words + 2), np.int64)
+    levels = np.empty((size, farthest), np.int64)
     states = np.empty((size, 3), np.int64)
     places = np.empty((size, room), np.int64)
     bits = np.empty((size, room), np.int16)
-    spare = np.empty(max(room, _RUN + 2), np.int64)
+    spare = np.empty(max(room, _RUN + _AT_ONCE), np.int64)
     sample = _sample(columns, wanted)
     for first in range(0, number, size):
         group = rows[first : first + size]
         for q, row in enumerate(group):
-            limit = _likely_limit(sample, queries[row], wanted / max(count, 1), levels[q])
+            limit = _likely_limit(sample, queries[row], wanted / max(count, 1), farthest)
             _begin(states[q], levels[q], limit)
         for start in range(0, count, block):
             stop = min(start + block, count)
@@ -58,7 +62,7 @@ def nearest(columns, ids, queries, rows, distances, found):
                 )  # fmt: skip
         for q, row in enumerate(group):
             if states[q, 2] < min(wanted, count):  # The sample has misled.
-                _begin(states[q], levels[q], levels.shape[1] - 1)
+                _begin(states[q], levels[q], farthest)
                 _meet(
                     columns, 0, count, queries[row], wanted,
                     states[q], levels[q], places[q], bits[q], spare,
@@ -71,7 +75,7 @@ def nearest(columns, ids, queries, rows, distances, found):
 def count_within(columns, queries, levels):
     """Counts codes by their distance: adds to levels[q, d], int64[Q, radius + 1]."""
     count = columns.shape[1]
-    near = np.empty(_RUN + 2, np.int64)
+    near = np.empty(_RUN + _AT_ONCE, np.int64)
     for start in range(0, count, _RUN):
         stop = min(start + _RUN, count)
         for q in range(len(queries)):
@@ -90,7 +94,7 @@ def write_within(columns, ids, queries, slots, distances, found):
       found: int64[M] to fill with ids.
     """
     count = columns.shape[1]
-    near = np.empty(_RUN + 2, np.int64)
+    near = np.empty(_RUN + _AT_ONCE, np.int64)
     for start in range(0, count, _RUN):
         stop = min(start + _RUN, count)
         for q in range(len(queries)):
@@ -118,20 +122,22 @@ def _sample(columns, wanted):
 
 
 @numba.njit
-def _likely_limit(sample, query, share, levels):
-    """Returns a limit below which a share of all codes very likely is."""
+def _likely_limit(sample, query, share, most):
+    """Returns a limit, `most` or less, below which a share of all codes very likely is."""
     size = sample.shape[1]
-    levels[:] = 0
-    for row in range(size):
-        levels[distance(sample, row, query)] += 1
     expected = share * size
     needed = expected + 3 * np.sqrt(expected) + 3
-    below = 0
-    for limit in range(len(levels) - 1):
-        if below >= needed:
-            return limit
-        below += levels[limit]
-    return len(levels) - 1
+    low, high = 0, most
+    while low < high:
+        middle = (low + high) // 2
+        below = 0
+        for row in range(0, size, LANES):
+            below += popcount(closer(sample, row, query, middle))
+        if below < needed:
+            low = middle + 1
+        else:
+            high = middle
+    return high
 
 
 @numba.njit
@@ -176,31 +182,43 @@ def _meet(columns, start, stop, query, wanted, state, levels, places, bits, spar
 def _note_near(columns, start, stop, query, limit, near):
     """Writes which of codes start..stop-1 are nearer than the limit; returns how many.
 
-    near: int64[stop - start + 2] or more.
+    near: int64[stop - start + _AT_ONCE] or more.
     """
     size = 0
     row = start
-    while row + LANES <= stop:
-        mask = closer(columns, row, query, limit)
-        if mask != 0:
-            # Most often one or two: they are written without asking which.
-            end = size + popcount(mask)
-            near[size] = row + lowest_bit(mask)
-            mask &= mask - np.uint64(1)
-            near[size + 1] = row + lowest_bit(mask)
-            size += 2
-            while size < end:
-                mask &= mask - np.uint64(1)
-                near[size] = row + lowest_bit(mask)
-                size += 1
-            size = end
-        row += LANES
+    while row + 4 * LANES <= stop:
+        first = closer(columns, row, query, limit)
+        second = closer(columns, row + LANES, query, limit)
+        third = closer(columns, row + 2 * LANES, query, limit)
+        fourth = closer(columns, row + 3 * LANES, query, limit)
+        if first | second | third | fourth != 0:
+            size = _note(first, row, near, size)
+            size = _note(second, row + LANES, near, size)
+            size = _note(third, row + 2 * LANES, near, size)
+            size = _note(fourth, row + 3 * LANES, near, size)
+        row += 4 * LANES
     while row < stop:
         if distance(columns, row, query) < limit:
             near[size] = row
             size += 1
         row += 1
     return size
+
+
+@numba.njit(inline="always")
+def _note(mask, row, near, size):
+    """Writes the places of the bits of a mask; returns the size with them."""
+    end = size + popcount(mask)
+    # Seldom more than a few: they are written without asking how many.
+    for slot in range(size, size + _AT_ONCE):
+        near[slot] = row + lowest_bit(mask)
+        mask &= mask - np.uint64(1)
+    size += _AT_ONCE
+    while size < end:
+        near[size] = row + lowest_bit(mask)
+        mask &= mask - np.uint64(1)
+        size += 1
+    return end
 
 
 @numba.njit
