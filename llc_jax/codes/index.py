@@ -47,6 +47,12 @@ class HammingIndex:
         """The codes of all items in that order, packed, uint32[N, ceil(k / 32)]."""
         return np.ascontiguousarray(self._settled()[0].T)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory, or of the file that is mapped, for codes, ids and buckets."""
+        arrays = [*self._settled(), *(self._buckets or ())]
+        return sum(array.nbytes for array in arrays)
+
     def add(self, codes: np.ndarray | jax.Array, ids: np.ndarray | None = None) -> None:
         """Adds items after those that are there.
 
