@@ -4,7 +4,6 @@ import pytest
 import llc_jax
 from llc_jax.codes import buckets, index_file, packing, scan
 from llc_jax.errors import InputError
-from llc_jax.mesh import make_mesh
 
 BITS = [1, 7, 10, 16, 20, 24, 25, 31, 32, 33, 48, 64, 100, 130]
 
@@ -194,27 +193,6 @@ def test_takes_what_jax_gives():
     distances, ids = made(20, codes).search(codes[:2], 2)
     np.testing.assert_array_equal(distances, [[0, 2], [0, 2]])
     np.testing.assert_array_equal(ids, [[0, 1], [1, 0]])
-
-
-@pytest.mark.parametrize(("num_bits", "count"), [(20, 3001), (100, 70_000), (33, 5)])
-def test_devices_find_the_same(num_bits, count):
-    rng = np.random.default_rng(num_bits)
-    codes = drawn(rng, count, num_bits, different=max(3, count // 2))
-    index = made(num_bits, codes, np.arange(count) * 10**10 - 7)
-    queries = near(rng, codes, 11)
-    spread = index.shard(make_mesh())
-    for top in (1, 20, 100):
-        assert_same(spread.search(queries, top), index.search(queries, top))
-
-
-def test_devices_search_many_queries_and_an_empty_index():
-    rng = np.random.default_rng(0)
-    codes = drawn(rng, 500, 20)
-    index = made(20, codes)
-    queries = drawn(rng, 300, 20)
-    assert_same(index.shard(make_mesh()).search(queries, 4), index.search(queries, 4))
-    empty = llc_jax.HammingIndex(20)
-    assert_same(empty.shard(make_mesh()).search(queries, 4), empty.search(queries, 4))
 
 
 def test_a_bucket_of_many_places_keeps_the_first():
