@@ -87,7 +87,7 @@ def compare(options: argparse.Namespace) -> list[dict]:
     everything = []
     print(f"{'items':>11} {'k':>3} {'top':>5} {'ours':>12} {'faiss':>12}  queries/s, ratio")
     for items in options.items:
-        number = int(np.clip(6e8 // items, 16, 1000))
+        number = int(np.clip(6.4e8 // items, 16, 5000))
         for num_bits in options.bits:
             rng = np.random.default_rng(0)
             drawn = draw(rng, items + number, num_bits, options.clusters)
@@ -128,7 +128,8 @@ def build(items: int, num_bits: int, tops: list[int]) -> dict:
     start = time.perf_counter()
     index.search(queries[:1])
     seconds["first search"] = time.perf_counter() - start
-    found = {"items": items, "bits": num_bits, "gigabytes": (resident() - before) / 1e9}
+    found = {"items": items, "bits": num_bits, "gigabytes/index": index.nbytes / 1e9}
+    found["gigabytes/process"] = (resident() - before) / 1e9
     for top in tops:
         start = time.perf_counter()
         index.search(queries, top)

@@ -80,7 +80,6 @@ def _parser() -> argparse.ArgumentParser:
 
     for command in (encode, classify, search):
         command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders")
-    for command in (encode, classify, search):
         command.add_argument("--run", required=True, help="workdir of a finished run")
     return parser
 

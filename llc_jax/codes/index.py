@@ -75,7 +75,7 @@ class HammingIndex:
         # Running numbers need no look at those that are there.
         if ids[0] < self._next_id or not np.all(ids[1:] > ids[:-1]):
             self._refuse_known(ids)
-        self._added.append((np.ascontiguousarray(codes.T), ids.copy()))
+        self._added.append((np.array(codes.T, order="C"), ids))
         self._next_id = max(self._next_id, int(ids.max()) + 1)
 
     def remove(self, ids: np.ndarray) -> None:
