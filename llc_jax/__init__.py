@@ -7,6 +7,7 @@ import importlib
 
 _API = {
     "Codebook": "llc_jax.codes.codebook",
+    "HammingIndex": "llc_jax.codes.index",
     "InputError": "llc_jax.errors",
     "Model": "llc_jax.inference",
     "decoders": "llc_jax.codes.decoders",

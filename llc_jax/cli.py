@@ -59,17 +59,35 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--arch", help="the backbone; by default the one that fits")
     convert.set_defaults(command=_convert)
 
-    export = commands.add_parser("export", help="write a run's weights for PyTorch")
-    export.add_argument("--to", required=True, choices=["torch"], help="what to write")
-    export.add_argument("--out", required=True, help="the .safetensors or .pth file to write")
+    export = commands.add_parser("export", help="write a run's weights, or codes, for others")
+    forms = ["torch", "faiss", "pgvector", "parquet", "npy"]
+    export.add_argument("--to", required=True, choices=forms, help="what to write")
+    export.add_argument(
+        "--out",
+        required=True,
+        help="the file to write: .safetensors or .pth, .faiss, .sql, .parquet, .npy",
+    )
+    export.add_argument("--run", help="for torch: workdir of a finished run")
+    export.add_argument("--codes", help="for the others: what encode wrote, or an index")
     export.set_defaults(command=_export)
 
     prepare = commands.add_parser("prepare", help="make data ready for training; see its --help")
     _add_preparations(prepare.add_subparsers(required=True, metavar="WHAT"))
 
-    for command in (encode, classify):
+    index = commands.add_parser("index", help="make an index of codes, to be searched")
+    index.add_argument("--codes", required=True, help="the .npz file that encode wrote")
+    index.add_argument("--out", required=True, help="the file to write")
+    index.set_defaults(command=_index)
+
+    search = commands.add_parser("search", help="find the images most like others")
+    search.add_argument("--index", required=True, help="what index wrote")
+    search.add_argument("--codes", help="the .npz file that it was made of: names the images")
+    search.add_argument("--top", type=int, default=10, help="how many to find (10)")
+    search.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    search.set_defaults(command=_search)
+
+    for command in (encode, classify, search):
         command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders")
-    for command in (encode, classify, export):
         command.add_argument("--run", required=True, help="workdir of a finished run")
     return parser
 
@@ -128,10 +146,63 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from llc_jax import conversion
+    given, needed = ("--run", options.run) if options.to == "torch" else ("--codes", options.codes)
+    if needed is None:
+        raise InputError(f"--to {options.to} needs {given}: what to write.")
+    if options.to == "torch":
+        from llc_jax import conversion
 
-    conversion.export(options.run, options.out)
-    print(f"Weights: {options.out}")
+        conversion.export(options.run, options.out)
+        print(f"Weights: {options.out}")
+        return
+    from llc_jax.codes import export
+
+    items = export.read(options.codes)
+    export.write(items, options.to, options.out)
+    print(f"{len(items.ids)} codes of {items.num_bits} bits: {options.out}")
+
+
+def _index(options: argparse.Namespace) -> None:
+    from llc_jax.codes import export
+    from llc_jax.codes.index import HammingIndex
+
+    items = export.read(options.codes)
+    index = HammingIndex(items.num_bits)
+    index.add(items.codes, items.ids)
+    index.save(options.out)
+    print(f"{len(index)} codes of {index.num_bits} bits: {options.out}")
+
+
+def _search(options: argparse.Namespace) -> None:
+    from llc_jax.codes import export
+    from llc_jax.codes.index import HammingIndex
+
+    index = HammingIndex.load(options.index)
+    names = export.read(options.codes).paths if options.codes else None
+    if names is not None and len(index) and index.ids.max() >= len(names):
+        raise InputError(f"The index {options.index} was not made of {options.codes}.")
+    paths = _expand(options.images)
+    model = _load(options.run)
+    if model.num_bits != index.num_bits:
+        raise InputError(
+            f"The index {options.index} has codes of {index.num_bits} bits, the run "
+            f"{options.run} of {model.num_bits}: make the index with that run."
+        )
+    distances, ids = index.search(model.encode(paths), options.top)
+    found = [
+        {"image": path, "distance": int(distance), "id": int(item)}
+        | ({"path": names[item]} if names else {})
+        for path, *rows in zip(paths, distances, ids, strict=True)
+        for distance, item in zip(*rows, strict=True)
+        if distance >= 0
+    ]
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    width = max(len(path) for path in paths)
+    print(f"{'image':<{width}}  distance  found")
+    for row in found:
+        print(f"{row['image']:<{width}}  {row['distance']:>8}  {row.get('path', row['id'])}")
 
 
 def _prepare_imagenet(options: argparse.Namespace) -> None:

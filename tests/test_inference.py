@@ -144,6 +144,36 @@ def test_llc_encode(workdir, model, folder, capsys):
         np.testing.assert_array_equal(arrays["codes"], model.encode(list(arrays["paths"])))
 
 
+def test_llc_search(workdir, model, folder, capsys):
+    codes, index = f"--codes={folder}/codes.npz", f"--index={folder}/photos.index"
+    paths, run_option = sorted(map(str, folder.glob("*.png"))), f"--run={workdir}"
+    assert cli.main(["encode", str(folder), run_option, f"--out={folder}/codes.npz"]) == 0
+    assert cli.main(["index", codes, f"--out={folder}/photos.index"]) == 0
+    capsys.readouterr()
+    assert cli.main(["search", *paths, run_option, index, codes, "--top=2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    known = llc_jax.HammingIndex.load(folder / "photos.index")
+    distances, ids = known.search(model.encode(paths), 2)
+    assert [row["distance"] for row in found] == distances.ravel().tolist()
+    assert [row["path"] for row in found] == [paths[number] for number in ids.ravel()]
+    assert [row["image"] for row in found] == [path for path in paths for _ in range(2)]
+    assert cli.main(["search", paths[0], run_option, index]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["image", "distance", "found"]
+    assert len(rows) == 3  # There are no more.
+    assert rows[0].split()[1:] == [str(distances[0, 0]), str(ids[0, 0])]
+    other = llc_jax.HammingIndex(20)
+    other.add(np.zeros((9, 1), np.uint32))
+    other.save(folder / "photos.index")
+    for options, message in [
+        ([index], "has codes of 20 bits, the run"),
+        ([index, codes], "was not made of"),
+        ([f"--index={folder}/gone.index"], "Cannot read the index"),
+    ]:
+        assert cli.main(["search", paths[0], run_option, *options]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_llc_says_what_is_wrong(workdir, folder, capsys):
     run_option = ["--run", str(workdir)]
     empty = folder / "empty"

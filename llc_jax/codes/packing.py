@@ -85,6 +85,24 @@ def _shifts(ndim: int) -> jax.Array:
     return jnp.arange(_WORD, dtype=jnp.uint32).reshape((1,) * (ndim - 1) + (_WORD,))
 
 
+def checked(packed: np.ndarray | jax.Array, num_bits: int) -> np.ndarray:
+    """Returns packed codes as a NumPy array, uint32[N, ceil(num_bits / 32)].
+
+    Raises:
+      InputError: if they have another form, or bits set beyond `num_bits`.
+    """
+    packed = np.asarray(packed)
+    words = num_words(num_bits)
+    if packed.ndim != 2 or packed.dtype != np.uint32 or packed.shape[1] != words:
+        raise InputError(
+            f"Codes of {num_bits} bits are uint32[N, {words}], not "
+            f"{packed.dtype}{list(packed.shape)}: llc_jax.pack makes them."
+        )
+    if num_bits % _WORD and np.any(packed[:, -1] >> (num_bits % _WORD)):
+        raise InputError(f"There are codes with bits set beyond the first {num_bits}.")
+    return packed
+
+
 def to_little_endian(packed: np.ndarray) -> np.ndarray:
     """Returns packed words as they are stored on disk."""
     return np.ascontiguousarray(packed, dtype="<u4")
