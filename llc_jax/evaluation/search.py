@@ -11,8 +11,9 @@ import os
 from typing import NamedTuple, Protocol
 
 import numba
-import numba.extending
 import numpy as np
+
+from llc_jax.codes.popcount import popcount
 
 # Queries that a thread ranks in one call.
 _PIECE = 16
@@ -98,16 +99,6 @@ class HammingSearch(Search):
         return Ranking(items, relevant, first, relevant.sum(axis=1, dtype=np.int32), sizes)
 
 
-@numba.extending.intrinsic
-def _popcount(typing, word):
-    """Returns the number of bits set in a word."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.ctpop(arguments[0])
-
-    return word(word), generate
-
-
 @numba.njit(nogil=True)
 def _rank(queries, labels, exclude, columns, database_labels, items, relevant, first):
     """Fills the last three, as `Ranking` has them, for some queries."""
@@ -152,4 +143,4 @@ def _fill_keys(keys, query, label, columns, database_labels):
     for word in range(len(query)):
         own, column = query[word], columns[word]
         for index in range(len(keys)):
-            keys[index] += np.uint16(2 * _popcount(column[index] ^ own))
+            keys[index] += np.uint16(2 * popcount(column[index] ^ own))
