@@ -14,6 +14,7 @@ rate would wait for each. The last line is JSON.
 import argparse
 import concurrent.futures
 import dataclasses
+import gc
 import io
 import itertools
 import json
@@ -169,24 +170,20 @@ def pytorch(source: InRam, sizes: list[tuple[int, int]]) -> Make | None:
 
 
 def rate_of(make: Make, steps: range) -> float:
-    """Images a second, from the first batch on."""
-    batches = make(steps)
-    next(batches)
-    start = time.perf_counter()
-    count = sum(len(batch) for batch in batches)
-    return count / (time.perf_counter() - start)
+    """Images a second, from the first batch to the last."""
+    times = [time.perf_counter() for _ in make(steps)]
+    return (len(times) - 1) * BATCH / (times[-1] - times[0])
 
 
 def waiting_of(make: Make, steps: range, rate: float) -> float:
     """The share of its time that an accelerator waits which could take `rate` images a second."""
-    batches = make(steps)
-    next(batches)
-    start = time.perf_counter()
-    busy = 0.0
-    for batch in batches:
-        time.sleep(len(batch) / rate)
-        busy += len(batch) / rate
-    return max(0.0, 1 - busy / (time.perf_counter() - start))
+    waited, before = 0.0, None
+    for _ in make(steps):
+        if before is not None:
+            waited += time.perf_counter() - before
+        time.sleep(BATCH / rate)
+        before = time.perf_counter()
+    return waited / (waited + (len(steps) - 1) * BATCH / rate)
 
 
 def open_source(path: str) -> InRam:
@@ -217,6 +214,8 @@ def main() -> None:
     rates = {name: [] for name in makers}
     for make in makers.values():
         rate_of(make, range(4))
+    gc.collect()
+    gc.freeze()  # As in training: the garbage collector passes over what lives already.
     for _ in range(ROUNDS):
         for name, make in makers.items():
             rates[name].append(rate_of(make, range(options.steps)))
