@@ -28,10 +28,6 @@ class DataConfig:
       source: "digits", "tfds:NAME", or a path to a folder, a .zip, a .tar or a .csv.
       eval_source: the same for the evaluation images alone; "" takes them from `source`.
       holdout: fraction of each class kept for evaluation where the data has no split.
-      protocol: of a retrieval benchmark: `name` in `data.protocols`, or "" for none, and its
-        options.
-      held_out_classes: how many classes, chosen by the seed, are kept from training, to be
-        the unseen and the unknown.
       image_size: side in pixels; None is what the backbone is meant for.
       crop_fraction: part of the resized shorter side that evaluation crops.
       exif_orientation: whether to turn images upright as their EXIF data says.
@@ -41,13 +37,15 @@ class DataConfig:
         operations in a row and their magnitude from 0 to 10: (2, 9).
       workers: processes that decode; 0 uses threads; None suits the host.
       on_error: what a damaged image does: "stop" the run, or "skip" it, with a count.
+      protocol: of a retrieval benchmark: `name` in `data.protocols`, or "" for none, and its
+        options.
+      held_out_classes: how many classes, chosen by the seed, are kept from training, to be
+        the unseen and the unknown.
     """
 
     source: str
     eval_source: str
     holdout: float
-    protocol: dict
-    held_out_classes: int
     image_size: int | None
     crop_fraction: float
     exif_orientation: bool
@@ -55,6 +53,8 @@ class DataConfig:
     augment: dict
     workers: int | None
     on_error: str
+    protocol: dict = dataclasses.field(default_factory=lambda: {"name": ""})
+    held_out_classes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,8 +268,9 @@ def _parse_dataclass(kind: type, value: Mapping, path: str) -> Any:
     for key in value:
         if key not in fields:
             raise InputError(f"{path} has no key {key!r}.{_nearest(key, fields)}")
+    none = dataclasses.MISSING
     for key, field in fields.items():
-        if key not in value and field.default is dataclasses.MISSING:
+        if key not in value and field.default is none and field.default_factory is none:
             raise InputError(f"{path}.{key} is missing.")
     given = {key: field.type for key, field in fields.items() if key in value}
     return kind(**{key: _parse(of, value[key], f"{path}.{key}") for key, of in given.items()})

@@ -132,8 +132,6 @@ def _config(name: str, num_bits: int, weights: str | os.PathLike) -> RunConfig:
         source="",
         eval_source="",
         holdout=0.0,
-        protocol={"name": ""},
-        held_out_classes=0,
         image_size=None,
         crop_fraction=0.875,
         exif_orientation=False,
