@@ -19,7 +19,6 @@ import numpy as np
 
 from llc_jax.codes import construction
 from llc_jax.codes.codebook import Codebook
-from llc_jax.data import pipeline
 from llc_jax.errors import InputError
 from llc_jax.models import pretrained, registry
 from llc_jax.setting import Setting, codebook_file
@@ -112,7 +111,6 @@ _BUILT_ON_LINEAR = ("svd", "cca")
 def _training_moments(setting: Setting, stage: str) -> construction.Moments:
     """Returns the moments of the features of all training images after a stage."""
     weights, network = setting.trained_weights(stage), setting.network(stage)
-    part = pipeline.Slice.of(setting.rows, setting.config.batch_size)
     classes = len(setting.dataset(stage).class_names)
 
     @functools.partial(jax.jit, out_shardings=setting.whole)
@@ -124,9 +122,8 @@ def _training_moments(setting: Setting, stage: str) -> construction.Moments:
         sums, squares = product(ones.T, features), product(masked.T, features)
         return construction.Moments(jnp.sum(ones, axis=0), sums, squares)
 
-    batches = pipeline.eval_batches(setting.dataset(stage).train, part)
     total = construction.Moments(0.0, 0.0, 0.0)
-    for batch in pipeline.on_devices(batches, setting.rows):
+    for batch in setting.eval_batches(setting.dataset(stage).train):
         found = jax.device_get(add_up(weights, batch))
         total = jax.tree.map(lambda a, b: a + np.asarray(b, np.float64), total, found)
     return total

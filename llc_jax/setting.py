@@ -2,12 +2,14 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from llc_jax.config import RunConfig, bits_of
+from llc_jax.data import pipeline
 from llc_jax.data.dataset import Dataset
 from llc_jax.errors import InputError
 from llc_jax.mesh import replicated, split_by_rows
@@ -41,6 +43,11 @@ class Setting:
         """Returns the images of a stage."""
         whole = self.config.stages[stage].whole_dataset
         return self.data.whole or self.data if whole else self.data
+
+    def eval_batches(self, images: pipeline.Images) -> Iterator[dict[str, jax.Array]]:
+        """Yields every image once, in order, in batches on the devices; the last is padded."""
+        part = pipeline.Slice.of(self.rows, self.config.batch_size)
+        return pipeline.on_devices(pipeline.eval_batches(images, part), self.rows)
 
     def num_bits(self, stage: str) -> int:
         """Returns k of a stage."""

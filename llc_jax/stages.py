@@ -1,7 +1,7 @@
 """From a stage's config to what training and evaluation need of it."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +118,7 @@ def evaluation(
             class_codes = packing.pack(state["params"]["head"]["latent"])
         encode_images = functools.partial(encode, state["params"], state["batch_stats"])
         classification = Classification(encode_images, class_codes, setting.config.prefixes)
-        return classification.run(_batches(setting, setting.dataset(name).evaluation))
+        return classification.run(setting.eval_batches(setting.dataset(name).evaluation))
 
     return evaluate
 
@@ -129,7 +129,7 @@ def measure_decoders(
     """Returns the accuracy and the throughput of the config's decoders after a stage."""
     encode = functools.partial(_encoder(setting, name), state["params"], state["batch_stats"])
     decoding = Decoding(encode, codebook, setting.config.decoders)
-    return decoding.run(_batches(setting, setting.dataset(name).evaluation))
+    return decoding.run(setting.eval_batches(setting.dataset(name).evaluation))
 
 
 def measure_retrieval(setting: Setting, name: str, state: State) -> Retrieved:
@@ -157,7 +157,7 @@ def measure_retrieval(setting: Setting, name: str, state: State) -> Retrieved:
     seen = setting.dataset(name)
     for which, data in {"": seen, "unseen/": seen.unseen}.items():
         if data is not None and len(data.evaluation.labels):
-            batches = (_batches(setting, images) for images in (data.evaluation, data.database))
+            batches = (setting.eval_batches(images) for images in (data.evaluation, data.database))
             found = retrieval.run(*batches, data.own)
             figures |= {which + key: value for key, value in found.figures.items()}
             curves |= {which + key: value for key, value in found.curves.items()}
@@ -167,11 +167,6 @@ def measure_retrieval(setting: Setting, name: str, state: State) -> Retrieved:
 def _encoder(setting: Setting, name: str) -> Callable[..., Output]:
     whole, rows = setting.whole, setting.rows
     return jax.jit(setting.network(name).evaluate, in_shardings=(whole, whole, rows))
-
-
-def _batches(setting: Setting, images: pipeline.Images) -> Iterator[dict[str, jax.Array]]:
-    part = pipeline.Slice.of(setting.rows, setting.config.batch_size)
-    return pipeline.on_devices(pipeline.eval_batches(images, part), setting.rows)
 
 
 def learnt_codebook(state: State, class_names: tuple[str, ...]) -> Codebook | None:

@@ -1,6 +1,7 @@
 """The images of a run: opened, split, and ready to come in batches."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,8 +25,7 @@ class Dataset:
       train: the training images.
       evaluation: the evaluation images; in retrieval, the queries.
       database: what queries search: the training images, or a protocol's choice.
-      own: int64[Q], the place in the database of each evaluation image itself, -1 where it is
-        not there.
+      find_own: gives `own`.
       class_names: L names.
       augment: (key, uint8[B, H, W, 3]) -> the same shape, on the devices.
       unseen: the images of the classes that are held out of training.
@@ -36,11 +36,19 @@ class Dataset:
     train: Images
     evaluation: Images
     database: Images
-    own: np.ndarray
+    find_own: Callable[[], np.ndarray]
     class_names: tuple[str, ...]
     augment: Callable[[jax.Array, jax.Array], jax.Array]
     unseen: "Dataset | None"
     whole: "Dataset | None" = None
+
+    @property
+    def own(self) -> np.ndarray:
+        """The place in the database of each evaluation image itself, int64[Q]; -1 for nowhere.
+
+        It takes a look at every name, so it is found only where it is asked for.
+        """
+        return self.find_own()
 
 
 def open_dataset(
@@ -106,29 +114,38 @@ def _prepare(
     same = searched is splits.train and crop == train_crop
     database = train if same else images(searched, crop)
     evaluation = images(splits.evaluation, crop)
+    # Those that are skipped already are not among the images; what is streamed all are.
+    both = ((splits.evaluation, evaluation), (searched, database))
+    named = [(source, frozenset(part.damaged)) for source, part in both]
     return Dataset(
         train=train,
         evaluation=evaluation,
         database=database,
-        own=_own_places(_names(splits.evaluation, evaluation), _names(searched, database)),
+        find_own=functools.partial(_own_places, *named),
         class_names=splits.train.class_names,
         augment=augment,
         unseen=splits.unseen and _prepare(splits.unseen, images, train_crop, crop, augment),
     )
 
 
-def _names(source: Source, images: Images) -> list[str]:
-    """Returns what tells each image from all others, without those that are skipped already."""
-    origin, damaged = source.origin, images.damaged
-    names = enumerate(source.names)
-    return [f"{origin}/{name}" for index, name in names if index not in damaged]
+def _own_places(
+    queries: tuple[Source, frozenset[int]], database: tuple[Source, frozenset[int]]
+) -> np.ndarray:
+    """Returns where each query is in the database, int64[Q], -1 for nowhere.
+
+    Args:
+      queries, database: the images, and the numbers of those that are left out.
+    """
+    asked = _names(*queries)
+    place = dict.fromkeys(asked, -1)
+    place |= {name: index for index, name in enumerate(_names(*database)) if name in place}
+    return np.array([place[name] for name in asked], np.int64)
 
 
-def _own_places(queries: list[str], database: list[str]) -> np.ndarray:
-    """Returns where each query is in the database, int64[Q], -1 for nowhere."""
-    place = dict.fromkeys(queries, -1)
-    place |= {name: index for index, name in enumerate(database) if name in place}
-    return np.array([place[name] for name in queries], np.int64)
+def _names(source: Source, left_out: frozenset[int]) -> list[str]:
+    """Returns what tells each image from all others."""
+    origin, names = source.origin, enumerate(source.names)
+    return [f"{origin}/{name}" for index, name in names if index not in left_out]
 
 
 def _unchanged(key: jax.Array, images: jax.Array) -> jax.Array:

@@ -93,13 +93,9 @@ def resize_copy(
         )
     images = _list_images(_open(source, report))
     note = _note(images, short_side, quality)
-    if out.exists():
-        with out.open("rb") as file:
-            if file.read(len(note)) == note:
-                report(f"{out} is there already.")
-                return
-        raise InputError(f"{out} is another file: remove it, or name the copy otherwise.")
-
+    if _is_there(out, note):
+        report(f"{out} is there already.")
+        return
     shrink = functools.partial(_shrink, short_side=short_side, quality=quality)
     rate, size = _try(images, shrink)
     partial = out.with_name(f"{out.name}.partial")
@@ -121,6 +117,16 @@ def resize_copy(
             f"Cannot write {partial}: {error.strerror}; the same command continues it."
         ) from error
     report(f"Written: {out}, {volume(out.stat().st_size)}.")
+
+
+def _is_there(out: pathlib.Path, note: bytes) -> bool:
+    """Whether the copy is there; another file at its place is an error."""
+    if not out.exists():
+        return False
+    with out.open("rb") as file:
+        if file.read(len(note)) == note:
+            return True
+    raise InputError(f"{out} is another file: remove it, or name the copy otherwise.")
 
 
 def _open(source: str, report: Report) -> dict[str, Source]:

@@ -5,6 +5,7 @@ through once, for an index of where each file lies; the index is kept in the use
 directory and used again while the archive has the same size and time.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from llc_jax.errors import InputError
-from llc_jax.files import atomic_write
+from llc_jax.files import write_arrays
 
 IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg"),
@@ -166,11 +167,8 @@ def keep(
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # There is none, or it is damaged: it is made anew.
     made = make()
-    try:
-        with atomic_write(cached) as temporary:
-            np.savez(temporary, stamp=stamp, **made)
-    except OSError:
-        pass  # Where nothing can be kept, it is made again the next time.
+    with contextlib.suppress(OSError):  # Where nothing can be kept, it is made again.
+        write_arrays(cached, {"stamp": stamp, **made})
     return made
 
 
