@@ -133,7 +133,7 @@ def greedy_hash(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
 
 def csq(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
     """Returns the stage of CSQ, with the rows of a Hadamard matrix as centres."""
-    objective = {"name": "csq", "penalty": 1e-4}
+    objective = {"name": "csq", "penalty": 0.05}
     return _stage(objective, {"name": "code"}, epochs, optimizer, codebook="hadamard", **more)
 
 

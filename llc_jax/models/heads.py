@@ -121,12 +121,12 @@ class BottleneckHead(nnx.Module):
     """A linear classifier of k numbers f = F(x) P, or of their signs.
 
     Args:
-      binary: classify the signs, with the straight-through gradient: Greedy Hash. Else
-        the k real numbers: what a code of k bits is compared with.
+      binary: classify the signs, with the straight-through gradient and without a bias:
+        Greedy Hash. Else the k real numbers: what a code of k bits is compared with.
       projection_gain: variance of the initial P times d.
 
     References:
-      LLC, table 4 (real numbers). Su et al., Greedy Hash, NeurIPS 2018 (signs).
+      LLC, table 4 (real numbers). Su et al., Greedy Hash, NeurIPS 2018, and its code (signs).
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class BottleneckHead(nnx.Module):
     ):
         self.binary = binary
         self.projection = _projection(num_features, num_bits, projection_gain, rngs)
-        self.classifier = nnx.Linear(num_bits, num_classes, rngs=rngs)
+        self.classifier = nnx.Linear(num_bits, num_classes, use_bias=not binary, rngs=rngs)
 
     def __call__(self, features: jax.Array) -> Output:
         """Maps float32[B, d] to the k numbers, as code logits, and class logits."""

@@ -133,10 +133,10 @@ def hashnet(
       growth, power, stages: of beta.
 
     References:
-      Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017, equations 2 to 5.
-      The values are those of its code: scale 10, and beta (1 + 0.005 n)^0.5 for n of 10,000
-      steps, every 200 steps. The weights count the pairs of the batch, not of the training
-      set, and no example is paired with itself.
+      Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017. The values are those
+      of its code: scale 10, and beta (1 + 0.005 n)^0.5 after n of 10,000 steps, renewed every
+      200 steps. The weights count the pairs of the batch, not of the training set, and no
+      example is paired with itself.
     """
     del class_codes
     num_examples, num_bits = output.code_logits.shape
@@ -165,7 +165,8 @@ def greedy_hash(
       penalty: weight of the mean over the bits of ||f_j| - 1|^3.
 
     References:
-      Su et al., Greedy Hash, NeurIPS 2018, section 3; its code for ImageNet has a penalty of 1.
+      Su et al., Greedy Hash, NeurIPS 2018. The penalty is 1 in its code for ImageNet, and 0.1
+      in that for CIFAR-10.
     """
     figures = softmax(output, labels, class_codes)
     away = jnp.mean(jnp.abs(jnp.abs(output.code_logits) - 1) ** 3, axis=1)
@@ -173,7 +174,7 @@ def greedy_hash(
 
 
 def csq(
-    output: Output, labels: jax.Array, class_codes: jax.Array, *, penalty: float = 1e-4
+    output: Output, labels: jax.Array, class_codes: jax.Array, *, penalty: float = 0.05
 ) -> Figures:
     """CSQ: binary cross-entropy of (tanh(f) + 1) / 2 with the class's centre.
 
@@ -188,7 +189,8 @@ def csq(
       penalty: lambda, the weight of log cosh(|tanh(f_j)| - 1).
 
     References:
-      Yuan et al., Central similarity quantization, CVPR 2020, equations 3 to 7.
+      Yuan et al., Central similarity quantization, CVPR 2020, for the two terms. The weight is
+      that of its code, which has the square in place of log cosh, and a third term, for pairs.
     """
     figures = instance(output._replace(code_logits=2 * output.code_logits), labels, class_codes)
     away = jnp.abs(jnp.tanh(output.code_logits)) - 1
@@ -214,8 +216,7 @@ def orthohash(
       margin: m, which the cosine with the own class has to be larger by.
 
     References:
-      Hoe et al., One loss for all, NeurIPS 2021, equation 7 and section 4, the default values
-      of its code.
+      Hoe et al., One loss for all, NeurIPS 2021; the default values are those of its code.
     """
     num_bits = output.code_logits.shape[1]
     codes = packing.unpack(class_codes, num_bits).astype(jnp.float32)
