@@ -1,14 +1,17 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and room for them."""
 
 import contextlib
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+from llc_jax.errors import InputError
 
 
 @contextlib.contextmanager
@@ -43,6 +46,35 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> N
     """Writes arrays by their names as `.npz`, atomically."""
     with atomic_write(path) as temporary:
         np.savez(temporary, **arrays)
+
+
+def check_space(
+    directory: str | os.PathLike, needed: float, what: str, remedy: str = "choose another disk"
+) -> None:
+    """Checks that the disk of a directory has room.
+
+    Args:
+      directory: where something is to be written.
+      needed: in bytes.
+      what: it is, for the error.
+      remedy: other than to make room, for the error.
+
+    Raises:
+      InputError: if it has not.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise InputError(
+            f"{what} needs about {volume(needed)}, but {directory} has {volume(free)} free: "
+            f"make room there, or {remedy}."
+        )
+
+
+def volume(size: float) -> str:
+    """Spells a number of bytes in words: `1.5 GB`, of 10^9 bytes each."""
+    if size < 1e9:
+        return f"{size / 1e6:.1f} MB"
+    return f"{size / 1e9:.1f} GB" if size < 1e10 else f"{size / 1e9:,.0f} GB"
 
 
 def _umask() -> int:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from llc_jax.files import atomic_write, write_json
+from llc_jax.files import atomic_write, volume, write_json
 
 
 def test_writes_all_or_nothing(tmp_path):
@@ -26,3 +26,7 @@ def test_others_may_read_what_was_written(tmp_path):
 def test_json(tmp_path):
     write_json(tmp_path / "a.json", {"b": [1, 2.5, None]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"b": [1, 2.5, None]}
+
+
+def test_volumes_in_words():
+    assert [volume(size) for size in (3e5, 1.5e9, 1.44e11)] == ["0.3 MB", "1.5 GB", "144 GB"]

@@ -1,11 +1,10 @@
-"""Long work on files: is there space, is nobody else at it, how long does it still take."""
+"""Long work on files: can it be written, is nobody else at it, how long does it still take."""
 
 import contextlib
 import fcntl
 import functools
 import os
 import pathlib
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -45,13 +44,6 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
-def volume(size: float) -> str:
-    """Spells a number of bytes in words: `1.5 GB`, of 10^9 bytes each."""
-    if size < 1e9:
-        return f"{size / 1e6:.1f} MB"
-    return f"{size / 1e9:.1f} GB" if size < 1e10 else f"{size / 1e9:,.0f} GB"
-
-
 def make_directory(directory: pathlib.Path) -> None:
     """Makes a directory, and tries to write in it.
 
@@ -64,25 +56,6 @@ def make_directory(directory: pathlib.Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"Cannot write in {directory}: {error.strerror}.") from error
-
-
-def check_space(directory: pathlib.Path, needed: float, what: str) -> None:
-    """Checks that the disk of a directory has space.
-
-    Args:
-      directory: where the work is written.
-      needed: in bytes.
-      what: is written, for the error.
-
-    Raises:
-      InputError: if it has not.
-    """
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise InputError(
-            f"{what} needs about {volume(needed)}, but {directory} has {volume(free)} free: "
-            "make space there, or choose another disk."
-        )
 
 
 @contextlib.contextmanager

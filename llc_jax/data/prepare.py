@@ -20,15 +20,13 @@ from llc_jax.data.jobs import (
     Progress,
     Report,
     alone,
-    check_space,
     duration,
     make_directory,
     say,
-    volume,
 )
 from llc_jax.data.sources import FileSource
 from llc_jax.errors import InputError
-from llc_jax.files import write_json
+from llc_jax.files import check_space, volume, write_json
 
 # Bytes of the tars, as they are published.
 SIZES = {TRAIN_TAR: 147_897_477_120, EVAL_TAR: 6_744_924_160}

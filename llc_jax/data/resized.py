@@ -26,17 +26,16 @@ from llc_jax.data.jobs import (
     Progress,
     Report,
     alone,
-    check_space,
     duration,
     make_directory,
     say,
-    volume,
 )
 from llc_jax.data.prepare import check_imagenet
 from llc_jax.data.sources import ArraySource, Source
 from llc_jax.data.splits import Splits, open_source
 from llc_jax.data.stores import IMAGE_SUFFIXES
 from llc_jax.errors import InputError
+from llc_jax.files import check_space, volume
 
 _JPEG_START, _JPEG_SUFFIXES = b"\xff\xd8", (".jpe", ".jpeg", ".jpg")
 

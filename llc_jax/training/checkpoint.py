@@ -2,13 +2,13 @@
 
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from llc_jax.errors import InputError
+from llc_jax.files import check_space
 
 Tree = Any
 _managers = ocp.checkpoint_managers
@@ -46,15 +46,10 @@ class Checkpoints:
 
         There is one more than are kept while the newest is written.
         """
-        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
-        needed *= self.keep + 1
-        free = shutil.disk_usage(self.directory).free
-        if free < needed:
-            raise InputError(
-                f"{self.keep + 1} checkpoints in {self.directory} need {needed / 1e9:.2f} GB, and "
-                f"the disk has {free / 1e9:.2f} GB free: make room, choose another --workdir, or "
-                "keep fewer (config.checkpoint.keep)."
-            )
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+        count = self.keep + 1
+        remedy = "choose another --workdir, or keep fewer (config.checkpoint.keep)"
+        check_space(self.directory, size * count, f"A set of {count} checkpoints", remedy)
 
     def save(self, step: int, state: Tree) -> None:
         """Starts to save the state, unless the step is saved already."""

@@ -41,7 +41,7 @@ def test_a_full_disk_is_seen_before_the_first_step(tmp_path, monkeypatch):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.check_space(abstract(state(0)))
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
-        with pytest.raises(InputError, match=r"2 checkpoints in .* and the disk has 0.00 GB free"):
+        with pytest.raises(InputError, match=r"2 checkpoints needs .* has 0.0 MB free"):
             checkpoints.check_space(abstract(state(0)))
 
 
