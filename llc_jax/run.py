@@ -118,6 +118,8 @@ def evaluate(
         codebook = codebooks.codebook_beside(setting, name, config.init_from)
     else:
         weights = setting.trained_weights(name)
+        if not trained:
+            log.say(f"The stage {name!r} is not finished: its newest checkpoint is evaluated.")
         path = codebook_file(workdir, name)
         codebook = Codebook.load(path) if path.exists() else None
     state = jax.device_put(weights, setting.whole)

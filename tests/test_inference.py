@@ -12,7 +12,7 @@ from llc_jax.data.sources import load_digits
 from llc_jax.data.splits import split_by_chance
 from llc_jax.errors import InputError
 from llc_jax.run import run
-from tests.test_run import tree
+from tests.tiny import tree
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 
 import llc_jax
 from llc_jax.training.logging import read_metrics
-from tests.test_run import STAGES, assert_same_weights, records, weights
+from tests.workdirs import STAGES, assert_same_weights, records, weights
 
 ROOT = pathlib.Path(__file__).parent.parent
 

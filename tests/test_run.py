@@ -5,37 +5,23 @@ import signal
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
-import llc_jax
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.run import evaluate, run
 from llc_jax.training import logging
 from llc_jax.training.loop import Diverged
 from llc_jax.training.preemption import Stopped
-from tests import tiny
+from tests.tiny import tree
+from tests.workdirs import assert_same_weights, records
 
 ALEXNET = {"name": "alexnet", "dtype": "float32"}
-STAGES = ["linear", "codebook", "instance"]
 RESULTS = {
     *("codebook/unique", "codebook/min_distance"),
     *(f"classification/{name}" for name in ("class_code", "linear", "ed", "ed_official")),
     *(f"classification/{name}" for name in ("mhd", "mhd_first", "soft", "bits_right")),
 }
-
-
-def tree(**changes):
-    """The tiny config's tree, with `a__b=value` for `a.b`."""
-    config = tiny.get_config().to_dict()
-    for path, value in changes.items():
-        *parents, key = path.split("__")
-        node = config
-        for parent in parents:
-            node = node[parent]
-        node[key] = value
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -61,32 +47,6 @@ def record_losses(patch, stop_at=None):
     return losses
 
 
-def weights(workdir, stage):
-    """The arrays of a stage's final state, by path."""
-    steps = [int(p.name) for p in (workdir / stage / "checkpoints").iterdir() if p.name.isdigit()]
-    path = workdir / stage / "checkpoints" / str(max(steps)) / "default"
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        shapes = checkpointer.metadata(path).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-        state = checkpointer.restore(path, restore_args=as_numpy)
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(key): np.asarray(value) for key, value in leaves}
-
-
-def records(workdir):
-    """The metrics of a run, less what a clock wrote."""
-    found = logging.read_metrics(workdir)
-    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in found]
-
-
-def assert_same_weights(workdir, other, **tolerance):
-    for stage in STAGES:
-        mine, theirs = weights(workdir, stage), weights(other, stage)
-        assert mine.keys() == theirs.keys()
-        for key, value in mine.items():
-            np.testing.assert_allclose(value, theirs[key], err_msg=key, **tolerance)
-
-
 def test_leaves_a_whole_workdir(unbroken):
     workdir, _ = unbroken
     for name in ("config.json", "codebook.npz", "metrics.jsonl", "results.json", "tensorboard"):
@@ -106,6 +66,13 @@ def test_evaluates_again_what_is_trained(unbroken):
     assert found.keys() >= {"classification/mhd", "codebook/unique"}
     assert found == {key: results[key] for key in found}
     (workdir / "evaluation.json").unlink()
+
+
+def test_says_that_it_evaluates_an_unfinished_stage(unbroken, tmp_path, capsys):
+    workdir = shutil.copytree(unbroken[0], tmp_path / "run")
+    (workdir / "instance" / "results.json").unlink()
+    assert evaluate(tree(), workdir)["classification/mhd"] > 0.5
+    assert "'instance' is not finished: its newest checkpoint" in capsys.readouterr().out
 
 
 def assert_retrieval(results, way):
@@ -318,95 +285,6 @@ def test_mixup_of_a_stage(unbroken, tmp_path, monkeypatch):
     run(tree(stages={"linear": linear}), tmp_path)
     mixed, plain = ([loss for _, loss in found[14:28]] for found in (losses, unbroken[1]))
     assert np.mean(mixed) > np.mean(plain) + 0.1
-
-
-def test_a_codebook_file_must_fit(unbroken, tmp_path):
-    codebook = Codebook.load(unbroken[0] / "codebook.npz")
-    cases = {
-        "bits.npz": Codebook(codebook.latent[:, :6], codebook.class_names),
-        "classes.npz": Codebook(codebook.latent[:9], codebook.class_names[:9]),
-        "names.npz": Codebook(codebook.latent, tuple("abcdefghij")),
-    }
-    for name, case in cases.items():
-        case.save(tmp_path / name)
-        message = (
-            "are not those of the data"
-            if name == "names.npz"
-            else "stage 'instance' has 10 classes"
-        )
-        with pytest.raises(InputError, match=message):
-            run(tree(stages__instance__codebook=str(tmp_path / name)), tmp_path / "run")
-
-
-def test_a_codebook_from_a_file(unbroken, tmp_path):
-    latent = Codebook.load(unbroken[0] / "codebook.npz").latent
-    np.save(tmp_path / "official.npy", latent)
-    changed = tree(stages__instance__codebook=str(tmp_path / "official.npy"))
-    changed["stages"] = {"instance": changed["stages"]["instance"] | {"init_from": "scratch"}}
-    results = run(changed, tmp_path / "run")
-    codebook = Codebook.load(tmp_path / "run" / "codebook.npz")
-    np.testing.assert_array_equal(codebook.latent, latent)
-    assert codebook.class_names == tuple("0123456789")
-    assert results["classification/bits_right"] > 4.5
-
-
-def test_codebooks_that_are_built(tmp_path, capsys):
-    stages = tree()["stages"]
-    codes = stages["instance"] | {"init_from": "linear", "epochs": 1}
-    built = ("svd", "cca", "random", "hadamard")
-    results = run(
-        tree(
-            stages={"linear": stages["linear"], **{n: codes | {"codebook": n} for n in built}},
-            decoders=("mhd", "chase_2"),
-        ),
-        tmp_path,
-    )
-    for name in built:
-        codebook = Codebook.load(tmp_path / name / "codebook.npz")
-        assert (codebook.source, codebook.class_names) == (name, tuple("0123456789"))
-        own = "" if name == "svd" else f"{name}/"
-        assert results[f"codebook/{own}unique"] == codebook.num_unique
-        assert results[f"classification/{own}bits_right"] > 4.5
-        first = results[f"classification/{own}mhd_first"]
-        assert results[f"decoding/{own}mhd/accuracy"] == pytest.approx(first)
-        assert 0 <= results[f"decoding/{own}chase_2/rejected"] < 1
-    kernel = weights(tmp_path, "linear")["['params']['head']['classifier']['kernel']"]
-    expected = Codebook.svd(kernel.T, 8)
-    np.testing.assert_array_equal(
-        Codebook.load(tmp_path / "svd/codebook.npz").packed, expected.packed
-    )
-    assert "least distance" in capsys.readouterr().out
-
-
-def test_a_nested_codebook(tmp_path, capsys):
-    results = run(tree(prefixes=(4, 6)), tmp_path)
-    codebook = Codebook.load(tmp_path / "codebook.npz")
-    for bits in (4, 6):
-        assert results[f"codebook/prefix_{bits}/unique"] == codebook.prefix(bits).num_unique
-        assert results[f"classification/prefix_{bits}/bits_right"] > 0.6 * bits
-        assert 0 < results[f"classification/codebook/prefix_{bits}/mhd"] < 1
-    assert "prefix_6" in capsys.readouterr().out
-    images = np.zeros((3, 8, 8, 3), np.uint8)
-    whole, part = llc_jax.load(tmp_path), llc_jax.load(tmp_path, num_bits=6)
-    np.testing.assert_array_equal(part.code_logits(images), whole.code_logits(images)[:, :6])
-    assert part.classify(images)[1].max() <= 6
-
-
-def test_phase_1_can_start_from_a_codebook(tmp_path, capsys):
-    latent = np.random.default_rng(0).normal(size=(10, 3))
-    Codebook.from_numpy(latent).save(tmp_path / "start.npz")
-    changed = tree(
-        num_bits=3,
-        stages__codebook__codebook=str(tmp_path / "start.npz"),
-        stages__codebook__init_from="scratch",
-        stages__codebook__optimizer__learning_rate=0.0,
-    )
-    changed["stages"] = {"codebook": changed["stages"]["codebook"]}
-    results = run(changed, tmp_path / "run")
-    learnt = Codebook.load(tmp_path / "run" / "codebook.npz")
-    np.testing.assert_array_equal(learnt.latent, latent.astype(np.float32))
-    assert results["codebook/unique"] <= 8
-    assert "3 bits are too few for the classes" in capsys.readouterr().out
 
 
 def test_evaluates_on_the_way(tmp_path):

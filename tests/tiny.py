@@ -24,3 +24,15 @@ def get_config() -> ConfigDict:
     )
     config.stages.instance = common.instance(2, sgd)
     return config.lock()
+
+
+def tree(**changes):
+    """Returns the config's tree, with `a__b=value` for `a.b`."""
+    config = get_config().to_dict()
+    for path, value in changes.items():
+        *parents, key = path.split("__")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        node[key] = value
+    return config
