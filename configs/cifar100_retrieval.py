@@ -10,6 +10,7 @@ database of their 10,000 training images.
 Each method has 40 epochs in all, the same optimizer, and the constants of its own paper.
 `real` are as many real numbers as the others have bits; `class_number` encodes what a
 classifier predicts, in 5 bits. Other seeds: --config.seed=1, with a --workdir of its own.
+One core of a CPU takes two and a half hours, one of them for the backbone.
 
 Unseen classes: --config.data.held_out_classes=5 trains, the backbone too, without 5 of the 20.
 """

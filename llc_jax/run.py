@@ -81,8 +81,7 @@ def run(
         make_directory(workdir)
         _on_first_process(write_json, workdir / CONFIG_FILE, plain(config))
         results = _run_stages(setting, log)
-    for table in results_tables(results):
-        log.show(table)
+    _show(results, config, log)
     log.say(f"Run: {workdir}")
     return results
 
@@ -126,8 +125,7 @@ def evaluate(
     figures = stages.evaluation(setting, name, codebook)(state)
     results = _name_all(setting, name, figures, state, codebook)
     _on_first_process(write_json, workdir / EVALUATION_FILE, results)
-    for table in results_tables(results):
-        log.show(table)
+    _show(results, config, log)
     return results
 
 
@@ -325,6 +323,13 @@ def _own_names(configs: Mapping[str, StageConfig], name: str) -> _Names:
     plain, codebook = first == name and head in _PLAIN_HEADS, head == "codebook"
     own = "" if plain else f"{name}/"
     return _Names(own, f"{name}/" if codebook else own, "class_code" if codebook else "linear")
+
+
+def _show(results: Mapping[str, float], config: RunConfig, log: RunLog) -> None:
+    """Prints the tables of the results."""
+    heads = {name: stage.head["name"] for name, stage in config.stages.items()}
+    for table in results_tables(results, heads):
+        log.show(table)
 
 
 def _name_figures(own: _Names, figures: Mapping[str, float]) -> dict[str, float]:

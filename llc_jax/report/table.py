@@ -1,6 +1,6 @@
 """The final figures of a run as a table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import rich.table
 
@@ -15,13 +15,21 @@ _ROWS = [
 ]
 
 
-def results_tables(results: Mapping[str, float]) -> list[rich.table.Table]:
+def results_tables(
+    results: Mapping[str, float], heads: Mapping[str, str]
+) -> list[rich.table.Table]:
     """Draws the figures of `results.json`; those that a run does not have are left out.
+
+    Args:
+      results: by their flat names.
+      heads: the kind of head of each stage.
 
     Returns:
       A table of decoders; where a run compares codebooks, one of those; and where it
       measures retrieval, one of that.
     """
+    # The first stage that learns codes has its figures under names without a stage.
+    plain = next((name for name, head in heads.items() if head == "code"), "")
     compared = [
         key.removeprefix("codebook/").removesuffix("unique")
         for key in results
@@ -29,13 +37,17 @@ def results_tables(results: Mapping[str, float]) -> list[rich.table.Table]:
     ]
     tables = [_decoders_table(results)]
     if len(compared) > 1:
-        tables.append(_codebooks_table(results, compared))
+        tables.append(_codebooks_table(results, compared, plain))
     cutoffs = [
         int(key.rpartition("@")[2])
         for key in results
         if key.startswith("retrieval/") and "/cmap@" in key
     ]
-    return [*tables, _retrieval_table(results, max(cutoffs))] if cutoffs else tables
+    return (
+        [*tables, _retrieval_table(results, max(cutoffs), plain, {*heads, "linear"})]
+        if cutoffs
+        else tables
+    )
 
 
 def _decoders_table(results: Mapping[str, float]) -> rich.table.Table:
@@ -46,7 +58,7 @@ def _decoders_table(results: Mapping[str, float]) -> rich.table.Table:
     if "classification/bits_right" in results:
         caption.append(f"{results['classification/bits_right']:.2f} bits right")
     table = rich.table.Table(caption="; ".join(caption))
-    table.add_column("decoder")
+    table.add_column("decoder", no_wrap=True)
     table.add_column("accuracy", justify="right")
     table.add_column("top 5", justify="right")
     for key, title in _ROWS:
@@ -55,33 +67,39 @@ def _decoders_table(results: Mapping[str, float]) -> rich.table.Table:
     return table
 
 
-def _codebooks_table(results: Mapping[str, float], compared: list[str]) -> rich.table.Table:
+def _codebooks_table(
+    results: Mapping[str, float], compared: list[str], plain: str
+) -> rich.table.Table:
     table = rich.table.Table()
-    table.add_column("codebook")
+    table.add_column("codebook", no_wrap=True)
     for title in ("unique", "least distance", "ED", "MHD", "soft"):
         table.add_column(title, justify="right")
     for own in compared:
         table.add_row(
-            own.removesuffix("/") or "as above",
+            own.removesuffix("/") or plain,
             *(str(results[f"codebook/{own}{name}"]) for name in ("unique", "min_distance")),
             *(_percent(results, f"{own}{name}") for name in ("ed", "mhd", "soft")),
         )
     return table
 
 
-def _retrieval_table(results: Mapping[str, float], cutoff: int) -> rich.table.Table:
-    """Draws each way to search at the largest cutoff."""
+def _retrieval_table(
+    results: Mapping[str, float], cutoff: int, plain: str, others: Set[str]
+) -> rich.table.Table:
+    """Draws each way to search at the largest cutoff; `others` are not those of `plain`."""
     table = rich.table.Table()
-    table.add_column("retrieval by")
+    table.add_column("retrieval by", no_wrap=True)
     columns = {"cmap": "MAP", "cmap_tie": "any order of ties", "rmap": "as HashNet reports it"}
     for title in columns.values():
         table.add_column(f"{title} @{cutoff}", justify="right")
-    ending = f"cmap@{cutoff}"
+    ending = f"/cmap@{cutoff}"
     for key in results:
-        if key.startswith("retrieval/") and key.endswith(f"/{ending}"):
+        if key.startswith("retrieval/") and key.endswith(ending):
             way = key.removesuffix(ending)
-            title = way.removeprefix("retrieval/").removesuffix("/") or "codes"
-            table.add_row(title, *(f"{results[f'{way}{name}@{cutoff}']:.4f}" for name in columns))
+            title = way.removeprefix("retrieval").removeprefix("/")
+            if title.split("/")[0] not in others:
+                title = "/".join(filter(None, (plain, title)))
+            table.add_row(title, *(f"{results[f'{way}/{name}@{cutoff}']:.4f}" for name in columns))
     return table
 
 
