@@ -32,9 +32,9 @@ from llc_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 
-# The most examples that are made at a time, and the most threads, two a core, that a process has.
-# Beyond so many cores Python's lock would hold threads up: then there are several processes.
-_PIECE, _THREADS, _CORES_A_PROCESS = 16, 16, 8
+# The most threads, two a core, that a process has. Beyond so many cores Python's lock would
+# hold threads up: then there are several processes.
+_THREADS, _CORES_A_PROCESS = 16, 8
 
 
 class Order(Protocol):
@@ -219,14 +219,13 @@ class Streamed(Images):
 
 
 def _grain_batches(load: "_Load", steps: range, workers: int | None) -> Iterator[Batch]:
-    """Yields the batches of some steps, their pieces made side by side."""
+    """Yields the batches of some steps; each thread makes a batch, side by side with others."""
     cores = os.cpu_count() or 1
     if workers is None:
         workers = cores // _CORES_A_PROCESS if cores > _CORES_A_PROCESS else 0
     threads = max(1, min(_THREADS, 2 * cores // max(1, workers)))
     reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    data = grain.MapDataset.range(steps.start * load.pieces, steps.stop * load.pieces)
-    data = data.map(load).batch(load.pieces).to_iter_dataset(reading)
+    data = grain.MapDataset.range(steps.start, steps.stop).map(load).to_iter_dataset(reading)
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads flags, which notebooks do not parse.
@@ -234,24 +233,16 @@ def _grain_batches(load: "_Load", steps: range, workers: int | None) -> Iterator
     try:
         with contextlib.closing(iter(data)) as batches:
             for batch in batches:
-                yield {name: _joined(pieces, workers) for name, pieces in batch.items()}
+                # What lies in shared memory is copied out: JAX may hold on to it for long.
+                yield jax.tree.map(np.copy, batch) if workers else batch
     finally:
         batch = batches = None
         gc.collect()  # Grain's iterators hold their last batches in reference cycles.
 
 
-def _joined(pieces: np.ndarray, workers: int) -> np.ndarray:
-    """Turns [pieces, examples, ...] into [examples, ...].
-
-    What lies in the workers' shared memory is copied out: JAX may hold on to it for long.
-    """
-    joined = pieces.reshape(-1, *pieces.shape[2:])
-    return joined.copy() if workers else joined
-
-
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """Makes a piece of this process's part of a batch, some examples one after the other."""
+    """Makes this process's part of a step's batch, one example after the other."""
 
     source: Source
     transform: Transform
@@ -259,15 +250,8 @@ class _Load:
     part: Slice
     skip: bool
 
-    @functools.cached_property
-    def pieces(self) -> int:
-        """How many equal pieces make a batch: few, but enough for all that read."""
-        count = len(self.part.rows)
-        return next(n for n in range(1, count + 1) if count % n == 0 and count // n <= _PIECE)
-
-    def __call__(self, index: int) -> Batch:
-        step, piece = divmod(index, self.pieces)
-        positions = np.split(self.part.positions(step), self.pieces)[piece]
+    def __call__(self, step: int) -> Batch:
+        positions = self.part.positions(step)
         examples = self.order(positions)
         count, size = len(examples), self.transform.size
         batch = {
