@@ -1,20 +1,21 @@
 """Our input pipeline beside tf.data, PIL and torchvision: from JPEG files to batches.
 
-  pip install tensorflow-cpu pillow torchvision
+  pip install tensorflow-cpu pillow torch
   python benchmarks/input_pipeline.py IMAGES [--resized COPY]
 
 All get the same files, in memory, and crop the same boxes to 224 pixels: ours as `Streamed`
 does; tf.data with decode_and_crop_jpeg, which does not average where it shrinks; PIL in one
-thread a core; and torchvision as its users have it, in one process of a DataLoader a core, up
-to normalised floats (left out where it is not installed). Rounds alternate; medians. With a
-resized copy, ours reads that too. Then the share of its time that an accelerator of a given
-rate would wait for each. The last line is JSON.
+thread a core, up to bytes, and up to torchvision's normalised floats; and those as its users
+have them, in one process of a DataLoader a core (floats only where PyTorch is installed). Rounds
+alternate; medians. With a resized copy, ours reads that too. Then the share of its time that
+an accelerator of a given rate would wait for each. The last line is JSON.
 """
 
 import argparse
 import concurrent.futures
 import dataclasses
 import gc
+import importlib.util
 import io
 import itertools
 import json
@@ -121,13 +122,23 @@ def crop_with_pil(content: bytes, one: Drawn) -> np.ndarray:
     return np.array(image)
 
 
-def pil(source: InRam, sizes: list[tuple[int, int]]) -> Make:
+def normalise(content: bytes, one: Drawn):
+    """The same and torchvision's ToTensor and Normalize: float32[3, 224, 224]."""
+    import torch
+
+    image = torch.from_numpy(crop_with_pil(content, one))
+    image = image.permute(2, 0, 1).contiguous().float().div(255)
+    mean, std = (torch.tensor(one)[:, None, None] for one in (MEAN, STD))
+    return image.sub_(mean).div_(std)
+
+
+def pil(source: InRam, sizes: list[tuple[int, int]], load: Callable = crop_with_pil) -> Make:
     """PIL in one thread a core."""
 
     def batches(steps: range) -> Iterator[np.ndarray]:
         drawn = draw(source, sizes, steps)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = pool.map(lambda one: crop_with_pil(source.contents[one.example], one), drawn)
+            images = pool.map(lambda one: load(source.contents[one.example], one), drawn)
             for _ in steps:
                 yield np.stack(list(itertools.islice(images, BATCH)))
 
@@ -136,7 +147,7 @@ def pil(source: InRam, sizes: list[tuple[int, int]]) -> Make:
 
 @dataclasses.dataclass(frozen=True)
 class Normalised:
-    """What a DataLoader reads: float32[3, 224, 224], normalised."""
+    """What a DataLoader reads."""
 
     contents: list[bytes]
     drawn: list[Drawn]
@@ -145,21 +156,13 @@ class Normalised:
         return len(self.drawn)
 
     def __getitem__(self, index: int):
-        import torch
-
         one = self.drawn[index]
-        image = torch.from_numpy(crop_with_pil(self.contents[one.example], one))
-        image = image.permute(2, 0, 1).contiguous().float().div(255)
-        mean, std = (torch.tensor(one)[:, None, None] for one in (MEAN, STD))
-        return image.sub_(mean).div_(std)
+        return normalise(self.contents[one.example], one)
 
 
-def pytorch(source: InRam, sizes: list[tuple[int, int]]) -> Make | None:
+def pytorch(source: InRam, sizes: list[tuple[int, int]]) -> Make:
     """PIL in a DataLoader with a process for each core."""
-    try:
-        from torch.utils.data import DataLoader
-    except ImportError:
-        return None
+    from torch.utils.data import DataLoader
 
     def batches(steps: range) -> Iterator[np.ndarray]:
         images = Normalised(source.contents, draw(source, sizes, steps))
@@ -209,8 +212,9 @@ def main() -> None:
         makers["ours, resized"] = ours(open_source(options.resized), options.workers)
     makers["tf.data"] = tf_data(source, sizes)
     makers["PIL"] = pil(source, sizes)
-    makers["PyTorch"] = pytorch(source, sizes)
-    makers = {name: make for name, make in makers.items() if make is not None}
+    if importlib.util.find_spec("torch"):
+        makers["PIL, floats"] = pil(source, sizes, normalise)
+        makers["PyTorch"] = pytorch(source, sizes)
     rates = {name: [] for name in makers}
     for make in makers.values():
         rate_of(make, range(4))
