@@ -128,7 +128,7 @@ def normalise(content: bytes, one: Drawn):
 
     image = torch.from_numpy(crop_with_pil(content, one))
     image = image.permute(2, 0, 1).contiguous().float().div(255)
-    mean, std = (torch.tensor(one)[:, None, None] for one in (MEAN, STD))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return image.sub_(mean).div_(std)
 
 

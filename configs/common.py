@@ -127,8 +127,9 @@ def hashnet(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
 
 def greedy_hash(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
     """Returns the stage of Greedy Hash, with its penalty for ImageNet."""
-    objective, head = {"name": "greedy_hash", "penalty": 1.0}, {"name": "bottleneck"}
-    return _stage(objective, head | {"binary": True}, epochs, optimizer, **more)
+    objective = {"name": "greedy_hash", "penalty": 1.0}
+    head = {"name": "bottleneck", "binary": True}
+    return _stage(objective, head, epochs, optimizer, **more)
 
 
 def csq(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
@@ -139,9 +140,9 @@ def csq(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
 
 def orthohash(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
     """Returns the stage of OrthoHash, with orthogonal class codes where there are enough."""
-    objective, head = {"name": "orthohash", "scale": 8.0, "margin": 0.2}, {"name": "code"}
-    more["codebook"] = "hadamard"
-    return _stage(objective, head | {"batch_norm": True}, epochs, optimizer, **more)
+    objective = {"name": "orthohash", "scale": 8.0, "margin": 0.2}
+    head = {"name": "code", "batch_norm": True}
+    return _stage(objective, head, epochs, optimizer, codebook="hadamard", **more)
 
 
 def real(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:

@@ -7,6 +7,7 @@ A workdir holds `config.json`, `<stage>/checkpoints/`, `<stage>/codebook.npz`,
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -172,15 +173,15 @@ def _set_up(
     config: RunConfig, workdir: pathlib.Path, mesh: Mesh, log: RunLog, names: Iterable[str]
 ) -> Setting:
     """Opens the data and checks what can be checked of some stages before the first step."""
-    for name in names:
-        packing.num_words(bits_of(config, name))
+    lengths = {bits_of(config, name) for name in names}
+    for bits in lengths:
+        packing.num_words(bits)
     pipeline.Slice.of(split_by_rows(mesh), config.batch_size)
     options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
     whole = any(config.stages[name].whole_dataset for name in names)
     data = open_dataset(**options, whole=whole, seed=config.seed)
-    for name in names:
-        for decoder in config.decoders:
-            decoders.make(decoder, Codebook.random(1, bits_of(config, name)))
+    for bits, decoder in itertools.product(lengths, config.decoders):
+        decoders.make(decoder, Codebook.random(1, bits))
     setting = Setting(config, workdir, data, mesh)
     for name in names:
         stages.check_stage(setting, name)
@@ -319,16 +320,21 @@ def _own_names(configs: Mapping[str, StageConfig], name: str) -> _Names:
     The codes that a codebook stage reaches already are always `<stage>/mhd`.
     """
     head = configs[name].head["name"]
-    first = next(other for other, config in configs.items() if config.head["name"] == head)
-    plain, codebook = first == name and head in _PLAIN_HEADS, head == "codebook"
+    plain = head in _PLAIN_HEADS and _first_with_head(configs, head) == name
+    codebook = head == "codebook"
     own = "" if plain else f"{name}/"
     return _Names(own, f"{name}/" if codebook else own, "class_code" if codebook else "linear")
 
 
+def _first_with_head(configs: Mapping[str, StageConfig], head: str) -> str:
+    """Returns the first stage with such a head, "" if there is none."""
+    return next((name for name, config in configs.items() if config.head["name"] == head), "")
+
+
 def _show(results: Mapping[str, float], config: RunConfig, log: RunLog) -> None:
     """Prints the tables of the results."""
-    heads = {name: stage.head["name"] for name, stage in config.stages.items()}
-    for table in results_tables(results, heads):
+    plain = _first_with_head(config.stages, "code")
+    for table in results_tables(results, tuple(config.stages), plain):
         log.show(table)
 
 

@@ -2,12 +2,12 @@ import rich.console
 
 from llc_jax.report.table import results_tables
 
-HEADS = {"backbone": "linear", "llc_10": "code", "orthohash_64_seed_3": "code"}
+STAGES = ("backbone", "llc_10", "orthohash_64_seed_3")
 
 
 def drawn(results, width=80):
     console = rich.console.Console(width=width, record=True)
-    for table in results_tables(results, HEADS):
+    for table in results_tables(results, STAGES, "llc_10"):
         console.print(table)
     return console.export_text()
 

@@ -233,7 +233,7 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"stages__linear__objective__smoothing": 1.0}, "softmax has no option 'smoothing'"),
         (
             {"stages__linear__head": {"name": "code"}},
-            "head.name is .linear. or .* for the objective",
+            "head.name is 'linear' or 'bottleneck' or 'class_number' for the objective",
         ),
         ({"codebook": ""}, "'instance' needs a codebook, or a file of one: config.codebook is"),
         ({"stages__instance__codebook": "x.npz"}, "no codebook at x.npz"),

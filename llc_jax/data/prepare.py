@@ -16,14 +16,7 @@ from typing import NamedTuple
 
 from llc_jax.data import imagenet, tfds
 from llc_jax.data.imagenet import EVAL_TAR, TRAIN_TAR
-from llc_jax.data.jobs import (
-    Progress,
-    Report,
-    alone,
-    duration,
-    make_directory,
-    say,
-)
+from llc_jax.data.jobs import Progress, Report, alone, duration, make_directory, say
 from llc_jax.data.sources import FileSource
 from llc_jax.errors import InputError
 from llc_jax.files import check_space, volume, write_json

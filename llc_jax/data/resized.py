@@ -22,14 +22,7 @@ import cv2
 import numpy as np
 
 from llc_jax.data import imagenet
-from llc_jax.data.jobs import (
-    Progress,
-    Report,
-    alone,
-    duration,
-    make_directory,
-    say,
-)
+from llc_jax.data.jobs import Progress, Report, alone, duration, make_directory, say
 from llc_jax.data.prepare import check_imagenet
 from llc_jax.data.sources import ArraySource, Source
 from llc_jax.data.splits import Splits, open_source
@@ -83,13 +76,7 @@ def resize_copy(
       InputError: if the data cannot be read, the disk has no space, an image is damaged, or
         there is another file at `out`.
     """
-    if out.suffix != ".tar":
-        raise InputError(f"The copy is a .tar file, not {out}.")
-    if short_side < 1 or not 1 <= quality <= 100:
-        raise InputError(
-            f"The short side is at least 1 pixel and the quality 1 to 100, not {short_side} and "
-            f"{quality}."
-        )
+    _check_options(out, short_side, quality)
     images = _list_images(_open(source, report))
     note = _note(images, short_side, quality)
     if _is_there(out, note):
@@ -116,6 +103,17 @@ def resize_copy(
             f"Cannot write {partial}: {error.strerror}; the same command continues it."
         ) from error
     report(f"Written: {out}, {volume(out.stat().st_size)}.")
+
+
+def _check_options(out: pathlib.Path, short_side: int, quality: int) -> None:
+    """Raises an InputError for what `resize_copy` does not take."""
+    if out.suffix != ".tar":
+        raise InputError(f"The copy is a .tar file, not {out}.")
+    if short_side < 1 or not 1 <= quality <= 100:
+        raise InputError(
+            f"The short side is at least 1 pixel and the quality 1 to 100, not {short_side} and "
+            f"{quality}."
+        )
 
 
 def _is_there(out: pathlib.Path, note: bytes) -> bool:

@@ -1,6 +1,6 @@
 """The final figures of a run as a table."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 
 import rich.table
 
@@ -16,20 +16,19 @@ _ROWS = [
 
 
 def results_tables(
-    results: Mapping[str, float], heads: Mapping[str, str]
+    results: Mapping[str, float], stages: Sequence[str], plain: str
 ) -> list[rich.table.Table]:
     """Draws the figures of `results.json`; those that a run does not have are left out.
 
     Args:
       results: by their flat names.
-      heads: the kind of head of each stage.
+      stages: of the run.
+      plain: the stage whose codes' figures have names without a stage.
 
     Returns:
       A table of decoders; where a run compares codebooks, one of those; and where it
       measures retrieval, one of that.
     """
-    # The first stage that learns codes has its figures under names without a stage.
-    plain = next((name for name, head in heads.items() if head == "code"), "")
     compared = [
         key.removeprefix("codebook/").removesuffix("unique")
         for key in results
@@ -44,7 +43,7 @@ def results_tables(
         if key.startswith("retrieval/") and "/cmap@" in key
     ]
     return (
-        [*tables, _retrieval_table(results, max(cutoffs), plain, {*heads, "linear"})]
+        [*tables, _retrieval_table(results, max(cutoffs), plain, {*stages, "linear"})]
         if cutoffs
         else tables
     )
