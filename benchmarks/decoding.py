@@ -21,8 +21,8 @@ import faiss
 import jax
 import numpy as np
 
-from llc_jax.codes import decoders
 from llc_jax.codes.codebook import Codebook
+from llc_jax.decoding import decoders
 
 ROUNDS = 5
 CLASSES = (100, 1_000, 100_000, 1_000_000)

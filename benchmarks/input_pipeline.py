@@ -76,7 +76,7 @@ def draw(source: InRam, sizes: list[tuple[int, int]], steps: range) -> list[Draw
 def ours(source: InRam, workers: int) -> Make:
     """`Streamed`, in threads or in worker processes."""
     images = pipeline.Streamed(source, transforms.RandomCrop(SIZE), workers)
-    part = pipeline.Slice(BATCH, np.arange(BATCH))
+    part = pipeline.ProcessShard(BATCH, np.arange(BATCH))
 
     def batches(steps: range) -> Iterator[np.ndarray]:
         for batch in pipeline.train_batches(images, part, steps, SEED):

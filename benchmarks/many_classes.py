@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from llc_jax.codes.codebook import Codebook
-from llc_jax.mesh import make_mesh, replicated, split_by_rows
+from llc_jax.mesh import batch_sharding, make_mesh, replicated_sharding
 from llc_jax.models import registry
 from llc_jax.training import objectives, optimizer
 from llc_jax.training import state as states
@@ -31,7 +31,7 @@ ROUNDS = 60
 def main() -> None:
     """Times the steps and prints them."""
     mesh = make_mesh()
-    whole, rows = replicated(mesh), split_by_rows(mesh)
+    replicated, batched = replicated_sharding(mesh), batch_sharding(mesh)
     model = {"name": "resnet8_small", "dtype": "float32", "width": 16}
     network = registry.build(model, {"name": "code"}, num_classes=1, num_bits=BITS)
     sgd = optimizer.sgd(
@@ -45,16 +45,16 @@ def main() -> None:
     step = steps.make_step(network, objective.function, sgd, lambda key, images: images)
     step = steps.compile_step(step, mesh)
     state = states.create_on(
-        whole, lambda: states.create(network, sgd, objective.figures, jax.random.key(0))
+        replicated, lambda: states.create(network, sgd, objective.figures, jax.random.key(0))
     )
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (BATCH, 32, 32, 3), np.uint8)
     codes, batches, times = {}, {}, {classes: [] for classes in CLASSES}
     for classes in CLASSES:
-        codes[classes] = jax.device_put(Codebook.random(classes, BITS).packed, whole)
+        codes[classes] = jax.device_put(Codebook.random(classes, BITS).packed, replicated)
         labels = rng.integers(classes, size=BATCH).astype(np.int32)
         batch = {"image": images, "label": labels, "mask": np.ones(BATCH, bool)}
-        batches[classes] = jax.device_put(batch, rows)
+        batches[classes] = jax.device_put(batch, batched)
         state, _ = step(state, batches[classes], codes[classes])
     for _ in range(ROUNDS):
         for classes in CLASSES:

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from llc_jax.data.pipeline import InMemory, Slice, train_batches
-from llc_jax.mesh import make_mesh, replicated, split_by_rows
+from llc_jax.data.pipeline import InMemory, ProcessShard, train_batches
+from llc_jax.mesh import batch_sharding, make_mesh, replicated_sharding
 from llc_jax.models import registry
 from llc_jax.training import loop, optimizer
 from llc_jax.training import state as states
@@ -74,26 +74,26 @@ def add_one(state, batch, class_codes):
 def main() -> None:
     """Measures the three ways and prints them."""
     mesh = make_mesh()
-    whole, rows = replicated(mesh), split_by_rows(mesh)
+    replicated, batched = replicated_sharding(mesh), batch_sharding(mesh)
     tree = resnet50_tree()
     leaves = tuple(jax.tree.leaves(tree))
     bare = jax.jit(lambda leaves: tuple(leaf + 1 for leaf in leaves), donate_argnums=0)
     ours = steps.compile_step(add_one, mesh)
     images = Timed(np.zeros((64, 8, 8, 3), np.uint8), np.zeros(64, np.int32))
-    part = Slice.of(rows, BATCH)
-    batch = jax.device_put(next(train_batches(images, part, range(1), seed=0)), rows)
+    part = ProcessShard.of(batched, BATCH)
+    batch = jax.device_put(next(train_batches(images, part, range(1), seed=0)), batched)
 
     def time_bare():
         state = jax.device_put(leaves)
         return _per_step(lambda state: bare(state), state)
 
     def time_ours():
-        state = jax.device_put(tree, whole)
+        state = jax.device_put(tree, replicated)
         return _per_step(lambda state: ours(state, batch, None)[0], state)
 
     def time_loop():
         with tempfile.TemporaryDirectory() as workdir, Checkpoints(workdir) as checkpoints:
-            stage = _stage(tree, ours, images, whole, rows)
+            stage = _stage(tree, ours, images, replicated, batched)
             images.ticks.clear()
             loop.train_stage(stage, checkpoints, RunLog(workdir, primary=False))
             return statistics.median(np.diff(images.ticks)) * 1e3
@@ -126,18 +126,18 @@ def _per_step(step, state) -> float:
     return (time.perf_counter() - before) / STEPS * 1e3
 
 
-def _stage(tree, step, images, whole, rows) -> loop.Stage:
+def _stage(tree, step, images, replicated, batched) -> loop.Stage:
     """A stage of one epoch that is never checkpointed within the time measured."""
     return loop.Stage(
         name="overhead",
         timetable=loop.Timetable(STEPS * BATCH + 1, BATCH, 1),
         step=step,
         begin_epoch=lambda state: state,
-        initial=lambda: jax.device_put(tree, whole),
+        initial=lambda: jax.device_put(tree, replicated),
         abstract=tree,
         images=images,
-        part=Slice.of(rows, BATCH),
-        sharding=rows,
+        part=ProcessShard.of(batched, BATCH),
+        sharding=batched,
         seed=0,
         class_codes=None,
         learning_rate=lambda step: 0.0,

@@ -25,7 +25,7 @@ import numpy as np
 import optax
 
 from llc_jax.codes.codebook import Codebook
-from llc_jax.mesh import make_mesh, replicated, split_by_rows
+from llc_jax.mesh import batch_sharding, make_mesh, replicated_sharding
 from llc_jax.models import registry
 from llc_jax.training import objectives, optimizer
 from llc_jax.training import state as states
@@ -43,7 +43,7 @@ class Ours:
 
     def __init__(self, objective: str, model: str, images: np.ndarray, labels: np.ndarray):
         mesh, spec = make_mesh(), objectives.OBJECTIVES[objective]
-        whole, rows = replicated(mesh), split_by_rows(mesh)
+        replicated, batched = replicated_sharding(mesh), batch_sharding(mesh)
         network = registry.build(
             {"name": model, "dtype": "bfloat16"},
             {"name": spec.heads[0]},
@@ -58,13 +58,13 @@ class Ours:
             codebook_rate=1.0,
         )
         self.state = states.create_on(
-            whole, lambda: states.create(network, sgd, spec.figures, jax.random.key(0))
+            replicated, lambda: states.create(network, sgd, spec.figures, jax.random.key(0))
         )
         batch = {"image": images, "label": labels, "mask": np.ones(len(labels), bool)}
         codes = Codebook.random(CLASSES, BITS).packed if spec.fixed_codebook else None
         self.inputs = (
-            jax.device_put(batch, rows),
-            None if codes is None else jax.device_put(codes, whole),
+            jax.device_put(batch, batched),
+            None if codes is None else jax.device_put(codes, replicated),
         )
         step = steps.make_step(network, spec.function, sgd, lambda key, images: images)
         lowered = steps.compile_step(step, mesh).lower(self.state, *self.inputs)

@@ -7,10 +7,10 @@ import importlib
 
 _API = {
     "Codebook": "llc_jax.codes.codebook",
-    "HammingIndex": "llc_jax.codes.index",
+    "HammingIndex": "llc_jax.search.index",
     "InputError": "llc_jax.errors",
     "Model": "llc_jax.inference",
-    "decoders": "llc_jax.codes.decoders",
+    "decoders": "llc_jax.decoding.decoders",
     "load": "llc_jax.inference",
     "metrics": "llc_jax.evaluation.metrics",
     "pack": "llc_jax.codes.packing",

@@ -139,7 +139,7 @@ def _classify(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from llc_jax import conversion
+    from llc_jax.experiment import conversion
 
     conversion.convert(options.weights, options.run, codebook=options.codebook, arch=options.arch)
     print(f"Run: {options.run}")
@@ -150,12 +150,12 @@ def _export(options: argparse.Namespace) -> None:
     if needed is None:
         raise InputError(f"--to {options.to} needs {given}: what to write.")
     if options.to == "torch":
-        from llc_jax import conversion
+        from llc_jax.experiment import conversion
 
         conversion.export(options.run, options.out)
         print(f"Weights: {options.out}")
         return
-    from llc_jax.codes import export
+    from llc_jax.search import export
 
     items = export.read(options.codes)
     export.write(items, options.to, options.out)
@@ -163,8 +163,8 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _index(options: argparse.Namespace) -> None:
-    from llc_jax.codes import export
-    from llc_jax.codes.index import HammingIndex
+    from llc_jax.search import export
+    from llc_jax.search.index import HammingIndex
 
     items = export.read(options.codes)
     index = HammingIndex(items.num_bits)
@@ -174,8 +174,8 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _search(options: argparse.Namespace) -> None:
-    from llc_jax.codes import export
-    from llc_jax.codes.index import HammingIndex
+    from llc_jax.search import export
+    from llc_jax.search.index import HammingIndex
 
     index = HammingIndex.load(options.index)
     names = export.read(options.codes).paths if options.codes else None
@@ -206,19 +206,19 @@ def _search(options: argparse.Namespace) -> None:
 
 
 def _prepare_imagenet(options: argparse.Namespace) -> None:
-    from llc_jax.data import prepare
+    from llc_jax.prepare import prepare
 
     prepare.prepare_imagenet(options.folder)
 
 
 def _prepare_array_record(options: argparse.Namespace) -> None:
-    from llc_jax.data import prepare
+    from llc_jax.prepare import prepare
 
     prepare.convert_to_array_record(options.name)
 
 
 def _prepare_resized(options: argparse.Namespace) -> None:
-    from llc_jax.data import resized
+    from llc_jax.prepare import resized
 
     resized.resize_copy(
         options.source, options.out, short_side=options.short_side, quality=options.quality

@@ -48,6 +48,20 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> N
         np.savez(temporary, **arrays)
 
 
+def make_directory(directory: pathlib.Path) -> None:
+    """Makes a directory, and tries to write in it.
+
+    Raises:
+      InputError: if that cannot be.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise InputError(f"Cannot write in {directory}: {error.strerror}.") from error
+
+
 def check_space(
     directory: str | os.PathLike, needed: float, what: str, remedy: str = "choose another disk"
 ) -> None:

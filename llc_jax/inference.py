@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from llc_jax import run, setting
-from llc_jax.codes import decoders, packing
+from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
-from llc_jax.config import RunConfig
 from llc_jax.data.transforms import Crop
+from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
-from llc_jax.mesh import make_mesh, replicated, split_by_rows
+from llc_jax.experiment import run, setting
+from llc_jax.experiment.config import RunConfig
+from llc_jax.mesh import batch_sharding, make_mesh, replicated_sharding
 from llc_jax.models.network import Tree
 
 # Images that the network takes at once, at most.
@@ -34,9 +35,9 @@ class Model:
         self, config: RunConfig, stage: str, codebook: Codebook, weights_from: os.PathLike
     ):
         mesh = make_mesh()
-        whole, rows = replicated(mesh), split_by_rows(mesh)
+        replicated, batched = replicated_sharding(mesh), batch_sharding(mesh)
         network = setting.build_network(config, stage, codebook.num_classes)
-        weights = setting.load_weights(weights_from, network, whole)
+        weights = setting.load_weights(weights_from, network, replicated)
         self.codebook = codebook
         self._devices = mesh.size
         self._crop = Crop(
@@ -47,7 +48,7 @@ class Model:
             output = network.evaluate(weights["params"], weights["batch_stats"], images)
             return output.code_logits[:, : codebook.num_bits]
 
-        compiled = jax.jit(code_logits, in_shardings=(whole, rows), out_shardings=rows)
+        compiled = jax.jit(code_logits, in_shardings=(replicated, batched), out_shardings=batched)
         self._code_logits = functools.partial(compiled, weights)
 
     @property

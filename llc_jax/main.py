@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 from llc_jax.data.read_ahead import ReadersFailed, kill_workers
 from llc_jax.errors import InputError
-from llc_jax.run import evaluate, run
+from llc_jax.experiment.run import evaluate, run
 from llc_jax.training.loop import Diverged
 from llc_jax.training.preemption import Stopped
 

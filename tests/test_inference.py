@@ -11,7 +11,7 @@ from llc_jax.codes import packing
 from llc_jax.data.sources import load_digits
 from llc_jax.data.splits import split_by_chance
 from llc_jax.errors import InputError
-from llc_jax.run import run
+from llc_jax.experiment.run import run
 from tests.tiny import tree
 
 

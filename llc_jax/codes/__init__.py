@@ -1,1 +1,1 @@
-"""Binary codes: signs, packed words, distances, codebooks, decoders."""
+"""The algebra of binary codes: signs, packed words, distances, codebooks."""

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from llc_jax.config import bind, choose
 from llc_jax.data import protocols
 from llc_jax.data.augment import pad_crop_flip
 from llc_jax.data.pipeline import Images, InMemory, Streamed
 from llc_jax.data.sources import Source
 from llc_jax.data.splits import Splits, open_splits
 from llc_jax.data.transforms import Crop, RandomCrop, Transform
+from llc_jax.options import bind, choose
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,7 +85,7 @@ class InOrder(Order):
 
 
 @dataclasses.dataclass(frozen=True)
-class Slice:
+class ProcessShard:
     """The part of every batch that this process makes.
 
     Attributes:
@@ -97,7 +97,7 @@ class Slice:
     rows: np.ndarray
 
     @classmethod
-    def of(cls, sharding: jax.sharding.Sharding, batch_size: int) -> "Slice":
+    def of(cls, sharding: jax.sharding.Sharding, batch_size: int) -> "ProcessShard":
         """Returns the rows that lie on this process's devices.
 
         Raises:
@@ -108,12 +108,12 @@ class Slice:
                 f"A batch of {batch_size} cannot be divided among {sharding.num_devices} "
                 "devices: choose a batch_size that is a multiple of their number."
             )
-        shards = sharding.addressable_devices_indices_map((batch_size,)).values()
-        rows = np.unique(np.concatenate([np.arange(batch_size)[shard] for shard in shards]))
+        indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+        rows = np.unique(np.concatenate([np.arange(batch_size)[index] for index in indices]))
         return cls(batch_size, rows)
 
     def positions(self, step: int) -> np.ndarray:
-        """Returns the positions in the stream of this process's part of a step."""
+        """Returns the positions in the stream of this process's shard of a step."""
         return step * self.batch_size + self.rows
 
 
@@ -128,8 +128,8 @@ class Images(Protocol):
     labels: np.ndarray
     damaged: set[int]
 
-    def batches(self, order: Order, part: Slice, steps: range) -> Iterator[Batch]:
-        """Yields this process's part of the batch of each step."""
+    def batches(self, order: Order, shard: ProcessShard, steps: range) -> Iterator[Batch]:
+        """Yields this process's shard of the batch of each step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,10 +164,10 @@ class InMemory(Images):
         whole = [image for image in images if image is not None]
         return cls(np.stack(whole), np.delete(source.labels, sorted(damaged)), damaged)
 
-    def batches(self, order: Order, part: Slice, steps: range) -> Iterator[Batch]:
-        """Yields this process's part of the batch of each step."""
+    def batches(self, order: Order, shard: ProcessShard, steps: range) -> Iterator[Batch]:
+        """Yields this process's shard of the batch of each step."""
         for step in steps:
-            examples = order(part.positions(step))
+            examples = order(shard.positions(step))
             mask = examples >= 0
             images = np.where(mask[:, None, None, None], self.images[examples], np.uint8(0))
             labels = np.where(mask, self.labels[examples], 0).astype(np.int32)
@@ -200,18 +200,18 @@ class Streamed(Images):
         """int32[N]."""
         return self.source.labels
 
-    def batches(self, order: Order, part: Slice, steps: range) -> Iterator[Batch]:
-        """Yields this process's part of the batch of each step.
+    def batches(self, order: Order, shard: ProcessShard, steps: range) -> Iterator[Batch]:
+        """Yields this process's shard of the batch of each step.
 
         Raises:
           InputError: if an image is damaged, unless such are skipped.
           ReadersFailed: if no batch comes for too long, or a worker process has died.
         """
-        load = _Load(self.source, self.transform, order, part, self.skip)
+        load = _Load(self.source, self.transform, order, shard, self.skip)
         read_ahead = ReadAhead(_grain_batches(load, steps, self.workers))
         with contextlib.closing(read_ahead):
             for step in steps:
-                examples = order(part.positions(step))
+                examples = order(shard.positions(step))
                 first = self.source.names[max(0, examples[0])]
                 batch = read_ahead.next(self.patience, f"the images from {first} on")
                 self.damaged.update(examples[(examples >= 0) & ~batch["mask"]].tolist())
@@ -242,16 +242,16 @@ def _grain_batches(load: "_Load", steps: range, workers: int | None) -> Iterator
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """Makes this process's part of a step's batch, one example after the other."""
+    """Makes this process's shard of a step's batch, one example after the other."""
 
     source: Source
     transform: Transform
     order: Order
-    part: Slice
+    shard: ProcessShard
     skip: bool
 
     def __call__(self, step: int) -> Batch:
-        positions = self.part.positions(step)
+        positions = self.shard.positions(step)
         examples = self.order(positions)
         count, size = len(examples), self.transform.size
         batch = {
@@ -286,21 +286,21 @@ def _read(
         raise
 
 
-def train_batches(images: Images, part: Slice, steps: range, seed: int) -> Iterator[Batch]:
+def train_batches(images: Images, shard: ProcessShard, steps: range, seed: int) -> Iterator[Batch]:
     """Yields the shuffled batches of some steps."""
-    return images.batches(Shuffled(len(images.labels), seed), part, steps)
+    return images.batches(Shuffled(len(images.labels), seed), shard, steps)
 
 
-def eval_batches(images: Images, part: Slice) -> Iterator[Batch]:
+def eval_batches(images: Images, shard: ProcessShard) -> Iterator[Batch]:
     """Yields every example once, in order; the last batch is padded."""
     size = len(images.labels)
-    return images.batches(InOrder(size), part, range(-(-size // part.batch_size)))
+    return images.batches(InOrder(size), shard, range(-(-size // shard.batch_size)))
 
 
 def on_devices(
     batches: Iterable[Batch], sharding: jax.sharding.Sharding, ahead: int = 2
 ) -> Iterator[dict[str, jax.Array]]:
-    """Turns each process's part of the batches into global arrays, some batches ahead."""
+    """Turns each process's shard of the batches into global arrays, some batches ahead."""
     put = functools.partial(jax.make_array_from_process_local_data, sharding)
     waiting = collections.deque()
     batches = iter(batches)

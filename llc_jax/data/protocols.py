@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from llc_jax.config import bind, choose
 from llc_jax.data.sources import Source
 from llc_jax.data.splits import Splits
 from llc_jax.errors import InputError
+from llc_jax.options import bind, choose
 
 # What the lists of ImageNet-100 hold: how many files, and the SHA-256 of their sorted names.
 _IMAGENET100 = {

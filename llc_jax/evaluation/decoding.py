@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import numpy as np
 
-from llc_jax.codes import decoders, packing
+from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
+from llc_jax.decoding import decoders
 from llc_jax.evaluation.gathering import gather
 from llc_jax.models.heads import Output
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from llc_jax.codes import hamming
 from llc_jax.evaluation.search import Ranking, Search
-from llc_jax.mesh import replicated, split_by_rows
+from llc_jax.mesh import batch_sharding, replicated_sharding
 
 # Distances that a device holds at a time.
 _DISTANCES = 2**24
@@ -32,7 +32,7 @@ class MeshHammingSearch(Search):
         assert codes.dtype == np.uint32
         self._size, self._num_bits, self._mesh = len(labels), num_bits, mesh
         padding = -len(labels) % mesh.size
-        spread = split_by_rows(mesh)
+        spread = batch_sharding(mesh)
         self._codes = _put(np.pad(codes, ((0, padding), (0, 0))), spread)
         self._labels = _put(np.pad(labels.astype(np.int32), (0, padding)), spread)
         self._rank = jax.jit(self._rank_on_mesh, static_argnums=0)
@@ -48,7 +48,7 @@ class MeshHammingSearch(Search):
             # The last part begins earlier, so that all have one shape.
             part = slice(min(start, count - rows), min(start, count - rows) + rows)
             given = (queries[part], labels[part].astype(np.int32), exclude[part].astype(np.int32))
-            given = (_put(array, replicated(self._mesh)) for array in given)
+            given = (_put(array, replicated_sharding(self._mesh)) for array in given)
             found = jax.device_get(self._rank(ranks, *given, self._codes, self._labels))
             parts.append([column[start - part.start :] for column in found])
         items, relevant, first = (np.concatenate(column) for column in zip(*parts, strict=True))

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import nnx
 
-from llc_jax.config import bind, choose
-from llc_jax.models import torch_names
 from llc_jax.models.alexnet import AlexNet
 from llc_jax.models.cnn import CNN
 from llc_jax.models.heads import HEADS
@@ -16,6 +14,7 @@ from llc_jax.models.mobilenet import MobileNetV1
 from llc_jax.models.network import NORMALIZATIONS, Network, PureNetwork, purify
 from llc_jax.models.resnet import ResNet
 from llc_jax.models.vit import VisionTransformer
+from llc_jax.options import bind, choose
 
 
 class Backbone(NamedTuple):
@@ -24,40 +23,40 @@ class Backbone(NamedTuple):
     Attributes:
       build: its constructor; the module it makes states its `num_features`.
       input_size: side of the square images that it is meant for, in pixels.
-      torch_name: path in its tree -> prefix in a PyTorch state dict; None if it has none.
-      classifier: prefix of the linear classifier there.
     """
 
     build: Callable[..., nnx.Module]
     input_size: int
-    torch_name: Callable[[torch_names.Path], str] | None = None
-    classifier: str = "fc"
 
 
-def _resnet(*depths: int, input_size: int = 224, **options) -> Backbone:
-    build = functools.partial(ResNet, depths=depths, **options)
-    return Backbone(build, input_size, functools.partial(torch_names.resnet, depths=depths))
+# Options of the residual networks. Those called `_small` are for images of 32 pixels; of
+# 6n + 2 layers, they are three stages of n blocks (He et al., section 4.2).
+RESNETS = {
+    "resnet18": {"depths": (2, 2, 2, 2), "width": 64},
+    "resnet34": {"depths": (3, 4, 6, 3), "width": 64},
+    "resnet50": {"depths": (3, 4, 6, 3), "width": 64, "bottleneck": True},
+    "resnet18_small": {"depths": (2, 2, 2, 2), "width": 64, "small_images": True},
+    **{
+        f"resnet{6 * n + 2}_small": {"depths": (n, n, n), "width": 16, "small_images": True}
+        for n in (1, 2, 3, 5, 7, 9, 18)
+    },
+}
 
 
-def _small_resnet(blocks: int) -> Backbone:
-    """The 6n + 2 layers of He et al., section 4.2: three stages of n blocks."""
-    return _resnet(blocks, blocks, blocks, input_size=32, width=16, small_images=True)
+def _resnet(options: dict[str, Any]) -> Backbone:
+    input_size = 32 if options.get("small_images") else 224
+    return Backbone(functools.partial(ResNet, **options), input_size)
 
 
 def _vit(*, depth: int, width: int) -> Backbone:
-    build = functools.partial(VisionTransformer, depth=depth, width=width)
-    return Backbone(build, 224, torch_names.vit, "head")
+    return Backbone(functools.partial(VisionTransformer, depth=depth, width=width), 224)
 
 
 BACKBONES = {
-    "alexnet": Backbone(AlexNet, 224, torch_names.alexnet, "classifier.6"),
+    "alexnet": Backbone(AlexNet, 224),
     "cnn": Backbone(CNN, 8),
-    "mobilenet_v1": Backbone(MobileNetV1, 224, torch_names.mobilenet_v1, "classifier"),
-    "resnet18": _resnet(2, 2, 2, 2, width=64),
-    "resnet34": _resnet(3, 4, 6, 3, width=64),
-    "resnet50": _resnet(3, 4, 6, 3, width=64, bottleneck=True),
-    **{f"resnet{6 * n + 2}_small": _small_resnet(n) for n in (1, 2, 3, 5, 7, 9, 18)},
-    "resnet18_small": _resnet(2, 2, 2, 2, input_size=32, width=64, small_images=True),
+    "mobilenet_v1": Backbone(MobileNetV1, 224),
+    **{name: _resnet(options) for name, options in RESNETS.items()},
     "vit_tiny_patch16": _vit(depth=12, width=192),
     "vit_small_patch16": _vit(depth=12, width=384),
     "vit_base_patch16": _vit(depth=12, width=768),

@@ -85,7 +85,7 @@ class Stage:
     initial: Callable[[], State]
     abstract: State
     images: pipeline.Images
-    part: pipeline.Slice
+    part: pipeline.ProcessShard
     sharding: jax.sharding.Sharding
     seed: int
     class_codes: jax.Array | None

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from llc_jax.mesh import replicated, split_by_rows
+from llc_jax.mesh import batch_sharding, replicated_sharding
 from llc_jax.models.network import PureNetwork
 from llc_jax.training import mixup
 from llc_jax.training.objectives import Figures
@@ -83,9 +83,12 @@ def make_step(
 
 def compile_step(step: Step, mesh: Mesh) -> Step:
     """Jits a step for a mesh: the state replicated and donated, the batch split by rows."""
-    whole, rows = replicated(mesh), split_by_rows(mesh)
+    replicated, batched = replicated_sharding(mesh), batch_sharding(mesh)
     return jax.jit(
-        step, donate_argnums=0, in_shardings=(whole, rows, whole), out_shardings=(whole, whole)
+        step,
+        donate_argnums=0,
+        in_shardings=(replicated, batched, replicated),
+        out_shardings=(replicated, replicated),
     )
 
 

@@ -70,13 +70,13 @@ def open_splits(source):
 
 def train_batches(source, *, steps=range(STEPS), rows=range(BATCH), workers=0):
     images = pipeline.Streamed(source, RandomCrop(32), workers)
-    part = pipeline.Slice(BATCH, np.array(rows))
+    part = pipeline.ProcessShard(BATCH, np.array(rows))
     return list(pipeline.train_batches(images, part, steps, seed=3))
 
 
 def eval_batches(source):
     images = pipeline.Streamed(source, Crop(32), workers=0)
-    return list(pipeline.eval_batches(images, pipeline.Slice(3, np.arange(3))))
+    return list(pipeline.eval_batches(images, pipeline.ProcessShard(3, np.arange(3))))
 
 
 def assert_same(found, expected):

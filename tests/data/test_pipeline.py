@@ -39,7 +39,7 @@ def streamed(transform=None, workers=0):
 
 
 def whole(batch_size=B):
-    return pipeline.Slice(batch_size, np.arange(batch_size))
+    return pipeline.ProcessShard(batch_size, np.arange(batch_size))
 
 
 def assert_equal_batches(found, expected):
@@ -71,7 +71,7 @@ def test_continues_at_any_step(images):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_parts_of_all_processes_are_the_batch(images, processes):
     rows = np.split(np.arange(B), processes)
-    parts = [pipeline.Slice(B, some) for some in rows]
+    parts = [pipeline.ProcessShard(B, some) for some in rows]
     unbroken = list(pipeline.train_batches(images, whole(), range(7), seed=1))
     by_process = [pipeline.train_batches(images, part, range(7), seed=1) for part in parts]
     union = [
@@ -130,9 +130,9 @@ def test_load_crops_images_of_another_size():
 def test_rows_of_a_slice_come_from_the_sharding():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    np.testing.assert_array_equal(pipeline.Slice.of(sharding, 16).rows, np.arange(16))
+    np.testing.assert_array_equal(pipeline.ProcessShard.of(sharding, 16).rows, np.arange(16))
     with pytest.raises(InputError, match="batch of 20 cannot be divided among 8 devices"):
-        pipeline.Slice.of(sharding, 20)
+        pipeline.ProcessShard.of(sharding, 20)
 
 
 def test_on_devices_keeps_order_and_shards():

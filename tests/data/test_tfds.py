@@ -8,7 +8,7 @@ import pytest
 
 from llc_jax.data import pipeline, splits, stores
 from llc_jax.data import tfds as our_tfds
-from llc_jax.data.pipeline import Slice, Streamed
+from llc_jax.data.pipeline import ProcessShard, Streamed
 from llc_jax.data.transforms import RandomCrop
 from llc_jax.errors import InputError
 from tests import writing
@@ -59,7 +59,7 @@ def open_splits(source, eval_source=""):
 
 def batches(source):
     images = Streamed(source, RandomCrop(16))
-    part = Slice(4, np.arange(4))
+    part = ProcessShard(4, np.arange(4))
     return list(pipeline.train_batches(images, part, range(6), seed=3))
 
 

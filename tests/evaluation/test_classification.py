@@ -6,7 +6,7 @@ import pytest
 from llc_jax.codes import packing
 from llc_jax.data import pipeline
 from llc_jax.evaluation.classification import Classification
-from llc_jax.mesh import make_mesh, split_by_rows
+from llc_jax.mesh import batch_sharding, make_mesh
 from llc_jax.models.heads import Output
 
 
@@ -36,12 +36,12 @@ def oracle(f, codes, labels):
 def evaluate(f, labels, encode, class_codes, devices=8, batch_size=16, prefixes=()):
     """Runs the evaluation over examples that carry their index as their image."""
     mesh = make_mesh(jax.devices()[:devices])
-    rows = split_by_rows(mesh)
+    batched = batch_sharding(mesh)
     index = np.arange(len(f))
     images = np.stack([index % 256, index // 256, 0 * index], -1).astype(np.uint8)
     images = pipeline.InMemory(images[:, None, None, :], labels)
-    part = pipeline.Slice.of(rows, batch_size)
-    batches = pipeline.on_devices(pipeline.eval_batches(images, part), rows)
+    part = pipeline.ProcessShard.of(batched, batch_size)
+    batches = pipeline.on_devices(pipeline.eval_batches(images, part), batched)
     return Classification(encode, class_codes, prefixes).run(batches)
 
 

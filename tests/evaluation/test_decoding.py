@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llc_jax.codes import decoders
 from llc_jax.codes.codebook import Codebook
 from llc_jax.data import pipeline
+from llc_jax.decoding import decoders
 from llc_jax.evaluation.decoding import Decoding
-from llc_jax.mesh import make_mesh, split_by_rows
+from llc_jax.mesh import batch_sharding, make_mesh
 from llc_jax.models.heads import Output
 
 
@@ -20,10 +20,12 @@ def test_figures_of_each_decoder():
     images[:, 0, 0, 0] = np.arange(203)
     table = jnp.asarray(logits)
     encode = jax.jit(lambda images: Output(table[images[:, 0, 0, 0].astype(jnp.int32)], None))
-    rows = split_by_rows(make_mesh())
-    batches = pipeline.eval_batches(pipeline.InMemory(images, labels), pipeline.Slice.of(rows, 16))
+    batched = batch_sharding(make_mesh())
+    batches = pipeline.eval_batches(
+        pipeline.InMemory(images, labels), pipeline.ProcessShard.of(batched, 16)
+    )
     names = ("ed", "mhd", "table", "radius_1", "chase_3", "chase_3_nearest", "soft")
-    found = Decoding(encode, codebook, names).run(pipeline.on_devices(batches, rows))
+    found = Decoding(encode, codebook, names).run(pipeline.on_devices(batches, batched))
     for name in names:
         expected = np.asarray(decoders.make(name, codebook)(logits)[0])
         assert found.pop(f"{name}/accuracy") == pytest.approx((expected == labels).mean())

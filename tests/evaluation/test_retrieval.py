@@ -8,7 +8,7 @@ from llc_jax.errors import InputError
 from llc_jax.evaluation import metrics
 from llc_jax.evaluation.retrieval import Retrieval, measure
 from llc_jax.evaluation.score_search import dot_search
-from llc_jax.mesh import make_mesh, split_by_rows
+from llc_jax.mesh import batch_sharding, make_mesh
 
 BITS = 12
 
@@ -24,15 +24,16 @@ def table(seed=0, count=500):
 
 def batches(examples, labels, damaged=()):
     """Batches of images that carry the number of their example; damaged ones are masked."""
-    rows = split_by_rows(make_mesh())
+    batched = batch_sharding(make_mesh())
     images = np.stack([examples % 256, examples // 256, 0 * examples], -1).astype(np.uint8)
     made = pipeline.eval_batches(
-        pipeline.InMemory(images[:, None, None, :], labels[examples]), pipeline.Slice.of(rows, 64)
+        pipeline.InMemory(images[:, None, None, :], labels[examples]),
+        pipeline.ProcessShard.of(batched, 64),
     )
     for step, batch in enumerate(made):
         hit = np.isin(np.arange(64) + 64 * step, damaged)
         batch["mask"] &= ~hit
-        yield {name: jax.device_put(array, rows) for name, array in batch.items()}
+        yield {name: jax.device_put(array, batched) for name, array in batch.items()}
 
 
 def lookup(vectors):

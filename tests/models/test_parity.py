@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from llc_jax.models import pretrained, registry
+from llc_jax.models import registry
 from llc_jax.training import objectives
+from llc_jax.weights import pretrained
 
 torch = pytest.importorskip("torch", reason="the reference is PyTorch: pip install torch")
 from tests import torch_reference  # noqa: E402
@@ -50,7 +51,7 @@ def both(request):
     network = registry.build(model, {"name": "linear"}, num_classes=CLASSES, num_bits=1)
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     abstract = dict(zip(("params", "batch_stats"), shapes, strict=True))
-    backbone = registry.BACKBONES[request.param]
+    backbone = request.param
     state = state_dict(reference)
     weights = pretrained.from_torch(state, abstract, backbone, drop_head=False, source="it")
     return reference, network, weights, backbone, images, labels

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llc_jax.errors import InputError
-from llc_jax.mesh import make_mesh, replicated
+from llc_jax.mesh import make_mesh, replicated_sharding
 from llc_jax.training.checkpoint import Checkpoints, restore_weights
 
 
@@ -19,7 +19,7 @@ def state(value):
 
 
 def abstract(tree, devices=8):
-    whole = replicated(make_mesh(jax.devices()[:devices]))
+    whole = replicated_sharding(make_mesh(jax.devices()[:devices]))
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), tree)
 
 

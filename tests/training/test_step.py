@@ -8,7 +8,7 @@ import pytest
 
 from llc_jax.codes import packing
 from llc_jax.data.augment import pad_crop_flip
-from llc_jax.mesh import make_mesh, replicated, split_by_rows
+from llc_jax.mesh import batch_sharding, make_mesh, replicated_sharding
 from llc_jax.models import registry
 from llc_jax.training import objectives, optimizer
 from llc_jax.training import state as states
@@ -51,7 +51,7 @@ def build(objective="codebook", model="cnn", trainable_blocks=None, mixup_alpha=
     def initial(seed=0, devices=1):
         mesh = make_mesh(jax.devices()[:devices])
         key = jax.random.key(seed)
-        return states.create_on(replicated(mesh), functools.partial(create, key))
+        return states.create_on(replicated_sharding(mesh), functools.partial(create, key))
 
     augment = functools.partial(pad_crop_flip, pad=2, flip=True)
     more = {"needs": spec.needs, "num_steps": STEPS}
@@ -75,10 +75,10 @@ def train(objective, devices, count=STEPS, mixup_alpha=0.0):
     codes = None
     if objective == "instance":
         signs = np.random.default_rng(1).choice([-1, 1], size=(10, 8))
-        codes = jax.device_put(packing.pack(signs), replicated(mesh))
+        codes = jax.device_put(packing.pack(signs), replicated_sharding(mesh))
     losses = []
     for batch in batches(count):
-        batch = jax.device_put(batch, split_by_rows(mesh))
+        batch = jax.device_put(batch, batch_sharding(mesh))
         state, figures = compiled(state, batch, codes)
         losses.append(float(figures["loss"]))
     return jax.device_get(state), losses

@@ -1,0 +1,258 @@
+"""What a config says, checked: the tree of a config file as typed dataclasses.
+
+The config files in `configs/` build plain data; `parse` turns it into a
+`RunConfig` or says in one sentence what is wrong with it.
+"""
+
+import dataclasses
+import math
+import pathlib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from llc_jax.errors import InputError
+from llc_jax.options import choose, suggest
+
+SCRATCH = "scratch"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and how they are prepared.
+
+    Attributes:
+      source: "digits", "tfds:NAME", or a path to a folder, a .zip, a .tar or a .csv.
+      eval_source: the same for the evaluation images alone; "" takes them from `source`.
+      holdout: fraction of each class kept for evaluation where the data has no split.
+      image_size: side in pixels; None is what the backbone is meant for.
+      crop_fraction: part of the resized shorter side that evaluation crops.
+      exif_orientation: whether to turn images upright as their EXIF data says.
+      in_memory: decode everything once, and augment whole batches on the device.
+      augment: options of the augmentation: in memory, `pad` and `flip`; otherwise
+        `scale`, `flip` and `randaugment`, which is None for none, or how many
+        operations in a row and their magnitude from 0 to 10: (2, 9).
+      workers: processes that decode; 0 uses threads; None suits the host.
+      on_error: what a damaged image does: "stop" the run, or "skip" it, with a count.
+      protocol: of a retrieval benchmark: `name` in `data.protocols`, or "" for none, and its
+        options.
+      held_out_classes: how many classes, chosen by the seed, are kept from training, to be
+        the unseen and the unknown.
+    """
+
+    source: str
+    eval_source: str
+    holdout: float
+    image_size: int | None
+    crop_fraction: float
+    exif_orientation: bool
+    in_memory: bool
+    augment: dict
+    workers: int | None
+    on_error: str
+    protocol: dict = dataclasses.field(default_factory=lambda: {"name": ""})
+    held_out_classes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD; see `training.optimizer`. `warmup_epochs` may be a fraction."""
+
+    learning_rate: float
+    schedule: str
+    warmup_epochs: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    codebook_rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """One stage.
+
+    Attributes:
+      objective: `name`, and options of `training.objectives`.
+      head: `name`, and options of `models.heads`.
+      epochs: passes over the training images.
+      init_from: "scratch", an earlier stage, or a file of PyTorch weights; "" is the
+        run's `init_from`.
+      codebook: where the class codes come from: a name in `codebook_sources`, or a file; ""
+        is the run's `codebook` in phase 2, and a random start in phase 1.
+      trainable_blocks: train only the head and the last so many blocks of the backbone;
+        None trains all.
+      optimizer: how to descend.
+      mixup: blend each example with another, by shares of Beta(mixup, mixup); 0 for not.
+        See `training.mixup`.
+      num_bits: k of this stage; None is the run's.
+      whole_dataset: train and evaluate on all classes that are not held out and all their
+        images, as if there were no protocol: to have a backbone to start from.
+    """
+
+    objective: dict
+    head: dict
+    epochs: int
+    init_from: str
+    codebook: str
+    trainable_blocks: int | None
+    optimizer: OptimizerConfig
+    mixup: float = 0.0
+    num_bits: int | None = None
+    whole_dataset: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints are made at the end of each epoch.
+
+    Attributes:
+      keep: how many of a stage are kept.
+      steps: also make one every so many steps; 0 for none.
+    """
+
+    keep: int
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A run: its data, its network, and its stages in order.
+
+    Attributes:
+      seed: of everything random.
+      num_bits: k.
+      prefixes: shorter codebooks that the first so many bits shall be too: a nested
+        codebook, trained in both phases and evaluated with every prefix.
+      init_from: of the stages that name nothing else: "scratch", or a file of PyTorch
+        weights. Evaluation without training takes its weights from such a file.
+      drop_head: of files of weights, take the backbone alone.
+      codebook: of phase 2 where the stage names none.
+      batch_size: over all devices and processes.
+      model: `name` in `models.registry`, `dtype`, and options of the backbone.
+      eval_epochs: epochs between evaluations during training; 0 for none.
+      decoders: to measure at the end of each stage that trains codes; names as
+        `decoding.decoders.make` takes them.
+      retrieval: the ranks at which retrieval is measured at the end of each stage, by
+        queries of the evaluation images; () for not at all.
+    """
+
+    seed: int
+    num_bits: int
+    prefixes: tuple[int, ...]
+    init_from: str
+    drop_head: bool
+    codebook: str
+    batch_size: int
+    data: DataConfig
+    model: dict
+    stages: dict[str, StageConfig]
+    checkpoint: CheckpointConfig
+    eval_epochs: int
+    decoders: tuple[str, ...]
+    retrieval: tuple[int, ...] = ()
+
+
+def parse(config: Mapping[str, Any]) -> RunConfig:
+    """Checks a config's tree and returns it typed.
+
+    A key that has a default here can be left out: runs from before there was such a key
+    go on as they were.
+
+    Raises:
+      InputError: naming the key that is unknown, missing or of the wrong type.
+    """
+    parsed = _with_defaults(_parse(RunConfig, config, "config"))
+    if parsed.seed < 0:
+        raise InputError(f"config.seed is at least 0, not {parsed.seed}.")
+    positive = {"num_bits": parsed.num_bits, "batch_size": parsed.batch_size}
+    positive |= {f"stages.{name}.epochs": stage.epochs for name, stage in parsed.stages.items()}
+    positive |= {f"stages.{name}.num_bits": bits_of(parsed, name) for name in parsed.stages}
+    positive["checkpoint.keep"] = parsed.checkpoint.keep
+    for key, value in positive.items():
+        if value < 1:
+            raise InputError(f"config.{key} is at least 1, not {value}.")
+    for name, stage in parsed.stages.items():
+        if not 0 <= stage.mixup < math.inf:
+            raise InputError(f"config.stages.{name}.mixup is at least 0, not {stage.mixup}.")
+    for cutoff in parsed.retrieval:
+        if cutoff < 1:
+            raise InputError(f"config.retrieval are ranks from 1, not {cutoff}.")
+    if not parsed.stages:
+        raise InputError("config.stages is empty: a run needs at least one stage.")
+    fewest = min(bits_of(parsed, name) for name in parsed.stages)
+    for bits in parsed.prefixes:
+        if not 0 < bits < fewest:
+            raise InputError(f"config.prefixes are from 1 to {fewest - 1}, not {bits}.")
+    _check_order(parsed.stages)
+    return parsed
+
+
+def bits_of(config: RunConfig, stage: str) -> int:
+    """Returns k of a stage."""
+    own = config.stages[stage].num_bits
+    return config.num_bits if own is None else own
+
+
+def is_file(init_from: str) -> bool:
+    """Whether `init_from` names a file of weights, and not a stage."""
+    return bool(pathlib.Path(init_from).suffix)
+
+
+def _with_defaults(config: RunConfig) -> RunConfig:
+    """Lets the stages start as the run does where they say nothing."""
+    stages = {
+        name: dataclasses.replace(stage, init_from=stage.init_from or config.init_from)
+        for name, stage in config.stages.items()
+    }
+    return dataclasses.replace(config, stages=stages)
+
+
+def _check_order(stages: Mapping[str, StageConfig]) -> None:
+    earlier: dict[str, StageConfig] = {}
+    for name, stage in stages.items():
+        if not is_file(stage.init_from):
+            choose(stage.init_from, {SCRATCH: None, **earlier}, f"config.stages.{name}.init_from")
+        earlier[name] = stage
+
+
+def _parse(kind: type, value: Any, path: str) -> Any:
+    """Reads `value` as `kind`: a dataclass, a dict, or a plain type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _parse_dataclass(kind, _expect(Mapping, value, path), path)
+    if origin is dict:
+        items = _expect(Mapping, value, path).items()
+        return {key: _parse(arguments[1], item, f"{path}.{key}") for key, item in items}
+    if kind is dict:
+        return dict(_expect(Mapping, value, path))
+    if origin is tuple:
+        items = enumerate(_expect(tuple | list, value, path))
+        return tuple(_parse(arguments[0], item, f"{path}[{index}]") for index, item in items)
+    if origin is types.UnionType:
+        return None if value is None else _parse(arguments[0], value, path)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, bool) and kind is not bool:
+        raise InputError(f"{path} is {kind.__name__}, not {value!r}.")
+    return _expect(kind, value, path)
+
+
+def _parse_dataclass(kind: type, value: Mapping, path: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key in value:
+        if key not in fields:
+            raise InputError(f"{path} has no key {key!r}.{suggest(key, fields)}")
+    none = dataclasses.MISSING
+    for key, field in fields.items():
+        if key not in value and field.default is none and field.default_factory is none:
+            raise InputError(f"{path}.{key} is missing.")
+    given = {key: field.type for key, field in fields.items() if key in value}
+    return kind(**{key: _parse(of, value[key], f"{path}.{key}") for key, of in given.items()})
+
+
+def _expect(kind: type | types.UnionType, value: Any, path: str) -> Any:
+    if not isinstance(value, kind):
+        name = getattr(kind, "__name__", str(kind)).lower()
+        raise InputError(f"{path} is {name}, not {value!r}.")
+    return value

@@ -1,0 +1,1 @@
+"""Making data ready, once, before any run: what `llc prepare` does."""

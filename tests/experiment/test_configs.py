@@ -1,0 +1,103 @@
+import importlib.util
+import pathlib
+
+import jax
+import pytest
+
+from llc_jax.experiment import setting
+from llc_jax.experiment.config import bits_of, parse
+from llc_jax.training.objectives import OBJECTIVES
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+def load(name, *arguments):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*arguments)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_*.py")), ids=lambda path: path.stem)
+def test_a_config_can_be_run(path):
+    config = load(path.stem)
+    assert config.is_locked
+    assert f"--config=configs/{path.name}" in path.read_text()
+    parsed = parse(config.to_dict())
+    for name, stage in parsed.stages.items():
+        assert stage.head["name"] in OBJECTIVES[stage.objective["name"]].heads
+        network = setting.build_network(parsed, name, num_classes=3)
+        jax.eval_shape(network.init, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar100_20bit",
+        "cifar100_20bit_resnet18",
+        "cifar100_retrieval",
+        "folder_20bit",
+        "imagenet100_alexnet",
+        "imagenet100_resnet50",
+        "imagenet_20bit",
+    ],
+)
+def test_the_argument_is_the_data(name):
+    assert load(name, "/data/images").data.source == "/data/images"
+
+
+def test_what_depends_on_the_bits_follows_them():
+    for name, key, expected in [
+        ("cifar100_20bit", "logit_scale", 32**-0.5),
+        ("imagenet_20bit", "latent_std", (2 / 32) ** 0.5),
+        ("imagenet100_resnet50", "latent_std", (2 / 32) ** 0.5),
+    ]:
+        config = load(name)
+        config.num_bits = 32
+        head = parse(config.to_dict()).stages["codebook"].head
+        assert head[key] == pytest.approx(expected)
+
+
+def test_imagenet_is_the_official_recipe():
+    config = parse(load("imagenet_20bit").to_dict())
+    assert (config.num_bits, config.batch_size, config.model["name"]) == (20, 256, "resnet50")
+    assert list(config.stages) == ["codebook", "instance"]
+    phase_1, phase_2 = config.stages.values()
+    assert phase_1.objective == {"name": "codebook", "label_smoothing": 0.1}
+    assert (phase_1.epochs, phase_1.optimizer.learning_rate, phase_1.init_from) == (
+        100,
+        0.1,
+        "scratch",
+    )
+    assert phase_1.head["logit_scale"] == 1.0
+    assert (phase_2.epochs, phase_2.optimizer.learning_rate) == (25, 0.01)
+    assert (phase_2.init_from, config.codebook) == ("codebook", "learnt")
+    for stage in (phase_1, phase_2):
+        assert stage.optimizer.momentum == 0.875
+        assert stage.optimizer.weight_decay == 2**-15
+        assert (stage.optimizer.schedule, stage.optimizer.warmup_epochs) == ("cosine", 0)
+        assert (stage.optimizer.codebook_rate, stage.optimizer.nesterov) == (1, False)
+    assert (config.data.crop_fraction, config.data.exif_orientation) == (0.875, False)
+
+
+def test_retrieval_has_the_papers_learning_rates():
+    for name, rates in [
+        ("imagenet100_alexnet", (0.01, 0.005)),
+        ("imagenet100_resnet50", (0.1, 0.01)),
+    ]:
+        config = parse(load(name).to_dict())
+        assert config.data.protocol["name"] == "imagenet100"
+        phases = (config.stages["codebook"], config.stages["instance"])
+        assert tuple(phase.optimizer.learning_rate for phase in phases) == rates
+        assert config.drop_head
+
+
+def test_cifar100_retrieval_trains_every_method_at_every_length():
+    config = parse(load("cifar100_retrieval").to_dict())
+    assert bits_of(config, "llc_10") == 10
+    for method in ("llc", "hashnet", "greedy_hash", "csq", "orthohash", "real"):
+        for bits in (16, 32, 64):
+            stage = config.stages[f"{method}_{bits}"]
+            assert bits_of(config, f"{method}_{bits}") == bits
+            assert stage.init_from == (f"codebook_{bits}" if method == "llc" else "backbone")
+    assert [name for name, stage in config.stages.items() if stage.whole_dataset] == ["backbone"]
