@@ -15,10 +15,12 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.data.transforms import Crop
 from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
-from llc_jax.experiment import run, setting
-from llc_jax.experiment.config import RunConfig
-from llc_jax.mesh import batch_sharding, make_mesh, replicated_sharding
+from llc_jax.experiment.plan import build_network, input_size
+from llc_jax.experiment.stage import abstract_weights
+from llc_jax.experiment.workdir import FinishedStage, find_stage
+from llc_jax.mesh import batch_sharding, make_mesh, replicated_sharding, with_sharding
 from llc_jax.models.network import Tree
+from llc_jax.training.checkpoint import restore_weights
 
 # Images that the network takes at once, at most.
 _BATCH = 256
@@ -31,18 +33,16 @@ class Model:
       codebook: the class codes, with the names of the classes.
     """
 
-    def __init__(
-        self, config: RunConfig, stage: str, codebook: Codebook, weights_from: os.PathLike
-    ):
+    def __init__(self, stage: FinishedStage, codebook: Codebook):
         mesh = make_mesh()
         replicated, batched = replicated_sharding(mesh), batch_sharding(mesh)
-        network = setting.build_network(config, stage, codebook.num_classes)
-        weights = setting.load_weights(weights_from, network, replicated)
+        network = build_network(stage.run, stage.config, codebook.num_classes)
+        shapes = with_sharding(abstract_weights(network), replicated)
+        weights = restore_weights(stage.directory.checkpoints, shapes)
+        data = stage.run.data
         self.codebook = codebook
         self._devices = mesh.size
-        self._crop = Crop(
-            setting.input_size(config), config.data.crop_fraction, config.data.exif_orientation
-        )
+        self._crop = Crop(input_size(stage.run), data.crop_fraction, data.exif_orientation)
 
         def code_logits(weights: Tree, images: jax.Array) -> jax.Array:
             output = network.evaluate(weights["params"], weights["batch_stats"], images)
@@ -133,19 +133,18 @@ def load(path: str | os.PathLike, num_bits: int | None = None) -> Model:
     Raises:
       InputError: if there is no such run, it is not finished, or it has no codes.
     """
-    workdir, stage, config = run.find_stage(path)
-    if config.stages[stage].head["name"] == "linear":
+    stage = find_stage(path)
+    if stage.config.head["name"] == "linear":
         raise InputError(
-            f"The stage {stage!r} of {workdir} is a linear classifier: it has no codes."
+            f"The stage {stage.name!r} of {stage.workdir} is a linear classifier: it has no codes."
         )
-    codebook_file = setting.codebook_file(workdir, stage)
-    if not codebook_file.exists():
+    codebook = stage.directory.load_codebook()
+    if codebook is None:
         raise InputError(
-            f"The stage {stage!r} of {workdir} has no class codes: load a stage that has."
+            f"The stage {stage.name!r} of {stage.workdir} has no class codes: load a stage that "
+            "has."
         )
-    codebook = Codebook.load(codebook_file)
-    codebook = codebook if num_bits is None else codebook.prefix(num_bits)
-    return Model(config, stage, codebook, setting.checkpoint_directory(workdir, stage))
+    return Model(stage, codebook if num_bits is None else codebook.prefix(num_bits))
 
 
 def _check_images(images) -> None:

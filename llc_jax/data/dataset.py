@@ -40,10 +40,10 @@ class Dataset:
     class_names: tuple[str, ...]
     augment: Callable[[jax.Array, jax.Array], jax.Array]
     unseen: "Dataset | None"
-    whole: "Dataset | None" = None
+    without_protocol: "Dataset | None" = None
 
     @property
-    def own(self) -> np.ndarray:
+    def self_indices(self) -> np.ndarray:
         """The place in the database of each evaluation image itself, int64[Q]; -1 for nowhere.
 
         It takes a look at every name, so it is found only where it is asked for.
@@ -66,7 +66,7 @@ def open_dataset(
     workers: int | None,
     on_error: str,
     seed: int,
-    whole: bool = False,
+    without_protocol: bool = False,
 ) -> Dataset:
     """Opens the images that a config names.
 
@@ -95,10 +95,12 @@ def open_dataset(
 
         how = (stream, random_crop, crop, _unchanged)
     data = _prepare(splits, *how)
-    if whole and splits is not everything:
+    if without_protocol and splits is not everything:
         held_out = splits.unseen.train.class_names if splits.unseen else ()
         names = tuple(name for name in everything.train.class_names if name not in held_out)
-        data = dataclasses.replace(data, whole=_prepare(everything.restrict(names), *how))
+        data = dataclasses.replace(
+            data, without_protocol=_prepare(everything.restrict(names), *how)
+        )
     return data
 
 

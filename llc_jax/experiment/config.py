@@ -5,6 +5,7 @@ The config files in `configs/` build plain data; `parse` turns it into a
 """
 
 import dataclasses
+import json
 import math
 import pathlib
 import types
@@ -167,7 +168,8 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
         raise InputError(f"config.seed is at least 0, not {parsed.seed}.")
     positive = {"num_bits": parsed.num_bits, "batch_size": parsed.batch_size}
     positive |= {f"stages.{name}.epochs": stage.epochs for name, stage in parsed.stages.items()}
-    positive |= {f"stages.{name}.num_bits": bits_of(parsed, name) for name in parsed.stages}
+    bits = {name: bits_of(parsed, stage) for name, stage in parsed.stages.items()}
+    positive |= {f"stages.{name}.num_bits": number for name, number in bits.items()}
     positive["checkpoint.keep"] = parsed.checkpoint.keep
     for key, value in positive.items():
         if value < 1:
@@ -180,23 +182,27 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
             raise InputError(f"config.retrieval are ranks from 1, not {cutoff}.")
     if not parsed.stages:
         raise InputError("config.stages is empty: a run needs at least one stage.")
-    fewest = min(bits_of(parsed, name) for name in parsed.stages)
-    for bits in parsed.prefixes:
-        if not 0 < bits < fewest:
-            raise InputError(f"config.prefixes are from 1 to {fewest - 1}, not {bits}.")
+    fewest = min(bits.values())
+    for prefix in parsed.prefixes:
+        if not 0 < prefix < fewest:
+            raise InputError(f"config.prefixes are from 1 to {fewest - 1}, not {prefix}.")
     _check_order(parsed.stages)
     return parsed
 
 
-def bits_of(config: RunConfig, stage: str) -> int:
+def bits_of(config: RunConfig, stage: StageConfig) -> int:
     """Returns k of a stage."""
-    own = config.stages[stage].num_bits
-    return config.num_bits if own is None else own
+    return config.num_bits if stage.num_bits is None else stage.num_bits
 
 
 def is_file(init_from: str) -> bool:
     """Whether `init_from` names a file of weights, and not a stage."""
     return bool(pathlib.Path(init_from).suffix)
+
+
+def as_json(config: RunConfig) -> dict[str, Any]:
+    """Returns a config as JSON gives it back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _with_defaults(config: RunConfig) -> RunConfig:
@@ -243,12 +249,11 @@ def _parse_dataclass(kind: type, value: Mapping, path: str) -> Any:
     for key in value:
         if key not in fields:
             raise InputError(f"{path} has no key {key!r}.{suggest(key, fields)}")
-    none = dataclasses.MISSING
+    missing = dataclasses.MISSING
     for key, field in fields.items():
-        if key not in value and field.default is none and field.default_factory is none:
+        if key not in value and field.default is missing and field.default_factory is missing:
             raise InputError(f"{path}.{key} is missing.")
-    given = {key: field.type for key, field in fields.items() if key in value}
-    return kind(**{key: _parse(of, value[key], f"{path}.{key}") for key, of in given.items()})
+    return kind(**{key: _parse(fields[key].type, value[key], f"{path}.{key}") for key in value})
 
 
 def _expect(kind: type | types.UnionType, value: Any, path: str) -> Any:

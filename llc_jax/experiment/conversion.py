@@ -7,16 +7,25 @@ import tempfile
 
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
-from llc_jax.experiment import run, setting
 from llc_jax.experiment.config import (
     CheckpointConfig,
     DataConfig,
     OptimizerConfig,
     RunConfig,
     StageConfig,
+    as_json,
+)
+from llc_jax.experiment.plan import build_network
+from llc_jax.experiment.stage import abstract_weights
+from llc_jax.experiment.workdir import (
+    CODEBOOK_FILE,
+    CONFIG_FILE,
+    RESULTS_FILE,
+    StageDirectory,
+    find_stage,
 )
 from llc_jax.files import atomic_write, write_json
-from llc_jax.mesh import make_mesh, replicated_sharding
+from llc_jax.mesh import make_mesh, replicated_sharding, with_sharding
 from llc_jax.models import registry
 from llc_jax.training.checkpoint import Checkpoints, restore_weights, weight_shapes
 from llc_jax.weights import pretrained, torch_names
@@ -56,8 +65,8 @@ def convert(
     name = arch or _fitting_backbone(state, weights)
     codes = _read_codebook(codebook, state, name, weights)
     config = _config(name, codes.num_bits, weights)
-    network = setting.build_network(config, _STAGE, codes.num_classes)
-    abstract = setting.abstract_weights(network)
+    network = build_network(config, config.stages[_STAGE], codes.num_classes)
+    abstract = abstract_weights(network)
     tree = pretrained.from_torch(state, abstract, name, drop_head=False, source=str(weights))
     workdir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=workdir.parent, prefix=f".{workdir.name}.") as temporary:
@@ -82,14 +91,12 @@ def export(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
     path = pathlib.Path(path)
     if path.suffix not in pretrained.SUFFIXES:
         raise InputError(f"Weights are a file of {', '.join(pretrained.SUFFIXES)}, not {path}.")
-    directory, stage, config = run.find_stage(workdir)
-    codebook_file = setting.codebook_file(directory, stage)
-    codes = Codebook.load(codebook_file) if codebook_file.exists() else None
-    checkpoints = setting.checkpoint_directory(directory, stage)
-    shapes = setting.with_sharding(weight_shapes(checkpoints), replicated_sharding(make_mesh()))
+    stage = find_stage(workdir)
+    codebook, checkpoints = stage.directory.load_codebook(), stage.directory.checkpoints
+    shapes = with_sharding(weight_shapes(checkpoints), replicated_sharding(make_mesh()))
     weights = restore_weights(checkpoints, shapes)
-    latent = None if codes is None else codes.latent
-    state = pretrained.to_torch(weights, config.model["name"], latent)
+    latent = None if codebook is None else codebook.latent
+    state = pretrained.to_torch(weights, stage.run.model["name"], latent)
     with atomic_write(path) as temporary:
         pretrained.write_state_dict(temporary, state)
 
@@ -98,7 +105,7 @@ def _fitting_backbone(state: pretrained.StateDict, weights: str | os.PathLike) -
     """Returns the backbone whose weights a state dict holds."""
     for name in torch_names.BACKBONES:
         network = registry.build({"name": name}, {"name": "code"}, num_classes=1, num_bits=1)
-        if pretrained.fits_backbone(state, setting.abstract_weights(network), name):
+        if pretrained.fits_backbone(state, abstract_weights(network), name):
             return name
     raise InputError(
         f"The weights {weights} fit no backbone whole: name one, with --arch, to see what differs."
@@ -156,7 +163,7 @@ def _config(name: str, num_bits: int, weights: str | os.PathLike) -> RunConfig:
         head={"name": "code"},
         epochs=1,
         init_from=str(weights),
-        codebook=setting.CODEBOOK_FILE,
+        codebook=CODEBOOK_FILE,
         trainable_blocks=None,
         optimizer=optimizer,
     )
@@ -166,7 +173,7 @@ def _config(name: str, num_bits: int, weights: str | os.PathLike) -> RunConfig:
         prefixes=(),
         init_from=str(weights),
         drop_head=False,
-        codebook=setting.CODEBOOK_FILE,
+        codebook=CODEBOOK_FILE,
         batch_size=1,
         data=data,
         model={"name": name, "dtype": "float32"},
@@ -181,14 +188,15 @@ def _write(
     workdir: pathlib.Path, config: RunConfig, weights: pretrained.Tree, codebook: Codebook
 ) -> None:
     """Writes a finished run."""
-    write_json(workdir / run.CONFIG_FILE, run.plain(config))
-    with Checkpoints(setting.checkpoint_directory(workdir, _STAGE)) as checkpoints:
+    directory = StageDirectory(workdir / _STAGE)
+    write_json(workdir / CONFIG_FILE, as_json(config))
+    with Checkpoints(directory.checkpoints) as checkpoints:
         checkpoints.save(0, weights)
-    for path in (setting.codebook_file(workdir, _STAGE), workdir / setting.CODEBOOK_FILE):
+    for path in (directory.codebook_file, workdir / CODEBOOK_FILE):
         codebook.save(path)
     figures = {
         "codebook/unique": codebook.num_unique,
         "codebook/min_distance": codebook.min_distance,
     }
-    for path in (workdir / _STAGE / run.RESULTS_FILE, workdir / run.RESULTS_FILE):
+    for path in (directory.results_file, workdir / RESULTS_FILE):
         write_json(path, figures)

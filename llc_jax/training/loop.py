@@ -7,7 +7,7 @@ import gc
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,12 @@ import numpy as np
 
 from llc_jax.codes.codebook import Codebook
 from llc_jax.data import pipeline
+from llc_jax.mesh import with_sharding
+from llc_jax.training import state as states
 from llc_jax.training.checkpoint import Checkpoints
 from llc_jax.training.logging import RunLog, StageLog
 from llc_jax.training.preemption import Stopped, StopRequest
-from llc_jax.training.state import State
+from llc_jax.training.state import State, Tree
 from llc_jax.training.step import Step
 
 
@@ -57,44 +59,83 @@ class Timetable:
             for epoch in range(1, self.epochs + 1)
         }
 
+    def evaluates_after(self, epoch: int) -> bool:
+        """Whether there is an evaluation after an epoch; the last has its own, of the stage."""
+        return bool(self.eval_epochs) and epoch % self.eval_epochs == 0 and epoch < self.epochs
+
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """All that one stage trains with.
+class Training:
+    """How one stage is trained.
 
     Attributes:
       name: of the stage.
       timetable: its steps and epochs.
+      create: makes the state of an untrained network.
       step: the compiled train step.
-      begin_epoch: starts the state's figures of an epoch anew, compiled.
-      initial: makes the state before the first step.
-      abstract: that state's tree of shapes and shardings.
       images: the training images.
-      part: what this process makes of each batch.
-      sharding: of batches.
+      shard: the rows of each batch that this process makes.
+      replicated: the sharding of the state.
+      batched: the sharding of batches.
       seed: of the order of the images.
-      class_codes: uint32[L, W] on the devices, where the stage has a fixed codebook.
       learning_rate: step -> rate, for the log.
-      evaluate: state -> figures, for the evaluations on the way.
     """
 
     name: str
     timetable: Timetable
+    create: Callable[[], State]
     step: Step
-    begin_epoch: Callable[[State], State]
-    initial: Callable[[], State]
-    abstract: State
     images: pipeline.Images
-    part: pipeline.ProcessShard
-    sharding: jax.sharding.Sharding
+    shard: pipeline.ProcessShard
+    replicated: jax.sharding.Sharding
+    batched: jax.sharding.Sharding
     seed: int
-    class_codes: jax.Array | None
     learning_rate: Callable[[int], float]
-    evaluate: Callable[[State], dict[str, float]]
+
+    @functools.cached_property
+    def abstract_state(self) -> State:
+        """The tree of the state's shapes, with their sharding."""
+        return with_sharding(jax.eval_shape(self.create), self.replicated)
+
+    @functools.cached_property
+    def begin_epoch(self) -> Callable[[State], State]:
+        """Starts the state's figures of an epoch anew, compiled."""
+        return jax.jit(states.begin_epoch, out_shardings=self.replicated)
+
+    def initial_state(self, weights: Tree | None = None, latent: np.ndarray | None = None) -> State:
+        """Returns the state before the first step.
+
+        Args:
+          weights: `params` and `batch_stats` to start from, those of another stage or of a
+            file; None for an untrained network.
+          latent: float32[L, k], the latent codebook to start from, where one is learnt.
+        """
+        state = states.create_on(self.replicated, self.create)
+        if weights is not None:
+            state = states.adopt(state, jax.device_put(weights, self.replicated))
+        if latent is not None and "latent" in state["params"]["head"]:
+            head = state["params"]["head"] | {"latent": jax.device_put(latent, self.replicated)}
+            state = state | {"params": state["params"] | {"head": head}}
+        return self.begin_epoch(state)
 
 
-def train_stage(stage: Stage, checkpoints: Checkpoints, log: RunLog) -> State:
+def train(
+    training: Training,
+    initial_state: Callable[[], State],
+    class_codes: np.ndarray | None,
+    evaluate: Callable[[State], dict[str, float]],
+    checkpoints: Checkpoints,
+    log: RunLog,
+) -> State:
     """Trains a stage to its end, from its newest checkpoint where there is one.
+
+    Args:
+      training: how.
+      initial_state: makes the state before the first step; called where there is no checkpoint.
+      class_codes: uint32[L, W], where the codebook is fixed.
+      evaluate: state -> figures, for the evaluations on the way.
+      checkpoints: of the stage.
+      log: of the run.
 
     Returns:
       The state after the last step, which is saved.
@@ -105,24 +146,27 @@ def train_stage(stage: Stage, checkpoints: Checkpoints, log: RunLog) -> State:
       Diverged: if the loss or a weight is not finite; the last good checkpoint stays.
     """
     resumed = checkpoints.latest_step is not None
-    state = checkpoints.restore(stage.abstract) if resumed else stage.initial()
-    first_step, num_steps = int(state["step"]), stage.timetable.num_steps
+    state = checkpoints.restore(training.abstract_state) if resumed else initial_state()
+    first_step, num_steps = int(state["step"]), training.timetable.num_steps
     if resumed and first_step < num_steps:
-        log.say(f"{stage.name}: continues after step {first_step} of {num_steps}")
+        log.say(f"{training.name}: continues after step {first_step} of {num_steps}")
     if first_step == num_steps:
         return state
-    checkpoints.check_space(stage.abstract)
+    checkpoints.check_space(training.abstract_state)
     host_batches = pipeline.train_batches(
-        stage.images, stage.part, range(first_step, num_steps), stage.seed
+        training.images, training.shard, range(first_step, num_steps), training.seed
     )
     with (
         contextlib.closing(host_batches),
         StopRequest() as request,
         _sparing_collector(),
-        log.stage(stage.name, first_step, num_steps) as stage_log,
+        log.stage(training.name, first_step, num_steps) as stage_log,
     ):
-        batches = pipeline.on_devices(host_batches, stage.sharding)
-        return _take_steps(stage, state, first_step, batches, checkpoints, stage_log, request)
+        batches = pipeline.on_devices(host_batches, training.batched)
+        codes = None if class_codes is None else jax.device_put(class_codes, training.replicated)
+        return _take_steps(
+            training, state, first_step, batches, codes, evaluate, checkpoints, stage_log, request
+        )
 
 
 @contextlib.contextmanager
@@ -140,50 +184,62 @@ def _sparing_collector():
         gc.unfreeze()
 
 
-def _take_steps(stage, state, first_step, batches, checkpoints, log, request) -> State:
-    timetable, clock, before = stage.timetable, _Clock(stage.part.batch_size), None
+def _take_steps(
+    training: Training,
+    state: State,
+    first_step: int,
+    batches: Iterator[dict[str, jax.Array]],
+    class_codes: jax.Array | None,
+    evaluate: Callable[[State], dict[str, float]],
+    checkpoints: Checkpoints,
+    log: StageLog,
+    request: StopRequest,
+) -> State:
+    timetable, clock, previous = training.timetable, _Clock(training.shard.batch_size), None
     for step, batch in enumerate(batches, start=first_step + 1):
-        state, figures = stage.step(state, batch, stage.class_codes)
+        state, figures = training.step(state, batch, class_codes)
         # The device has its next step before the host waits for the last one.
-        if before is not None:
-            loss = float(before["loss"])
-            _check(math.isfinite(loss), stage, step - 1, checkpoints)
+        if previous is not None:
+            loss = float(previous["loss"])
+            _check(math.isfinite(loss), training.name, step - 1, checkpoints)
             log.progress(step - 1, loss, clock.tick())
-        before = figures
+        previous = figures
         epoch = timetable.epoch_ends.get(step)
         stop = request.signal is not None or checkpoints.told_to_stop(step)
         on_time = timetable.checkpoint_steps and step % timetable.checkpoint_steps == 0
         if epoch is None and not on_time and not stop:
             continue
-        _check(bool(_all_finite(state["params"])), stage, step, checkpoints)
+        _check(bool(_all_finite(state["params"])), training.name, step, checkpoints)
         if epoch is not None:
-            state = _end_epoch(stage, state, step, epoch, log, clock.images_per_second)
+            values = _epoch_figures(training, state, step, epoch, clock.images_per_second)
+            if timetable.evaluates_after(epoch):
+                values |= evaluate(state)
+            log.write(step, values)
+            state = training.begin_epoch(state)
             clock.restart()
         checkpoints.save(step, state)
         if stop and step < timetable.num_steps:
             raise Stopped(
-                f"Stopped in stage {stage.name} after step {step} of {timetable.num_steps}, "
+                f"Stopped in stage {training.name} after step {step} of {timetable.num_steps}, "
                 "and saved: the same command continues from there.",
                 request.signal or signal.SIGTERM,
             )
     return state
 
 
-def _end_epoch(stage, state, step, epoch, log: StageLog, images_per_second) -> State:
-    """Logs the epoch's figures and starts the next one's."""
+def _epoch_figures(
+    training: Training, state: State, step: int, epoch: int, images_per_second: float
+) -> dict[str, float]:
+    """Returns the figures of an epoch that has ended, for the log."""
     running = jax.device_get(state["epoch"])
     values = {"epoch": epoch}
     for name, total in running["sums"].items():
         values[name] = float(total) / int(running["steps"])
     if "codes" in running:
         values |= _codebook_figures(running["codes"], state["params"]["head"]["latent"])
-    values["learning_rate"] = float(stage.learning_rate(step - 1))
+    values["learning_rate"] = float(training.learning_rate(step - 1))
     values["images_per_second"] = round(images_per_second, 1)
-    every = stage.timetable.eval_epochs
-    if every and epoch % every == 0 and step < stage.timetable.num_steps:
-        values |= stage.evaluate(state)
-    log.write(step, values)
-    return stage.begin_epoch(state)
+    return values
 
 
 def _codebook_figures(codes_before: np.ndarray, latent: jax.Array) -> dict[str, float]:
@@ -197,13 +253,14 @@ def _codebook_figures(codes_before: np.ndarray, latent: jax.Array) -> dict[str, 
     }
 
 
-def _check(finite: bool, stage: Stage, step: int, checkpoints: Checkpoints) -> None:
+def _check(finite: bool, name: str, step: int, checkpoints: Checkpoints) -> None:
+    """Ends the stage of that name if a loss or a weight was not finite after a step."""
     if finite:
         return
     good = checkpoints.latest_step
     kept = f"The checkpoint of step {good} is kept." if good else "No checkpoint was made yet."
     raise Diverged(
-        f"Stage {stage.name} diverged: at step {step} the loss or a weight is not finite. {kept} "
+        f"Stage {name} diverged: at step {step} the loss or a weight is not finite. {kept} "
         "Lower the learning rate, or warm up longer, and train in a new workdir."
     )
 

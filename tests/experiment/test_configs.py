@@ -4,7 +4,7 @@ import pathlib
 import jax
 import pytest
 
-from llc_jax.experiment import setting
+from llc_jax.experiment.plan import build_network
 from llc_jax.experiment.config import bits_of, parse
 from llc_jax.training.objectives import OBJECTIVES
 
@@ -24,9 +24,9 @@ def test_a_config_can_be_run(path):
     assert config.is_locked
     assert f"--config=configs/{path.name}" in path.read_text()
     parsed = parse(config.to_dict())
-    for name, stage in parsed.stages.items():
+    for stage in parsed.stages.values():
         assert stage.head["name"] in OBJECTIVES[stage.objective["name"]].heads
-        network = setting.build_network(parsed, name, num_classes=3)
+        network = build_network(parsed, stage, num_classes=3)
         jax.eval_shape(network.init, jax.random.key(0))
 
 
@@ -94,10 +94,10 @@ def test_retrieval_has_the_papers_learning_rates():
 
 def test_cifar100_retrieval_trains_every_method_at_every_length():
     config = parse(load("cifar100_retrieval").to_dict())
-    assert bits_of(config, "llc_10") == 10
+    assert bits_of(config, config.stages["llc_10"]) == 10
     for method in ("llc", "hashnet", "greedy_hash", "csq", "orthohash", "real"):
         for bits in (16, 32, 64):
             stage = config.stages[f"{method}_{bits}"]
-            assert bits_of(config, f"{method}_{bits}") == bits
+            assert bits_of(config, stage) == bits
             assert stage.init_from == (f"codebook_{bits}" if method == "llc" else "backbone")
     assert [name for name, stage in config.stages.items() if stage.whole_dataset] == ["backbone"]

@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from tests.search.test_index import assert_same, drawn, made, near
 
 import llc_jax
 from llc_jax.errors import InputError
 from llc_jax.mesh import make_mesh
 from llc_jax.search.sharded import ShardedIndex
+from tests.search.test_index import assert_same, drawn, made, near
 
 ROOT = pathlib.Path(__file__).parents[2]
 

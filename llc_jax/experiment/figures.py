@@ -1,0 +1,121 @@
+"""What is measured of a stage, under the names that `results.json` has for it."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llc_jax.codes import packing
+from llc_jax.codes.codebook import Codebook
+from llc_jax.evaluation.classification import Classification
+from llc_jax.evaluation.decoding import Decoding
+from llc_jax.evaluation.retrieval import Retrieval
+from llc_jax.experiment.stage import Stage
+from llc_jax.training.state import State
+
+
+class Measured(NamedTuple):
+    """What is known of a stage once it is trained.
+
+    Attributes:
+      figures: by their names in `results.json`.
+      curves: of retrieval, float64 arrays by name; None where it is not measured.
+    """
+
+    figures: dict[str, float]
+    curves: dict[str, np.ndarray] | None
+
+
+def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured:
+    """Measures a stage after its last step.
+
+    Args:
+      stage: the stage.
+      weights: its `params` and `batch_stats`, on the devices.
+      codebook: its class codes, None where it has none.
+    """
+    names, evaluations, curves = stage.figures, stage.evaluations, None
+    figures = {
+        f"classification/{_classification_name(stage, name)}": value
+        for name, value in classify(stage, codebook, weights).items()
+    }
+    if evaluations.cutoffs:
+        retrieval, curves = _retrieve(stage, weights)
+        figures |= {f"retrieval/{names.retrieval}{name}": v for name, v in retrieval.items()}
+    if codebook is None:
+        return Measured(figures, curves)
+    if evaluations.decoders:
+        decoding = Decoding(_encoder(stage, weights), codebook, evaluations.decoders)
+        decoded = decoding.run(stage.eval_batches(stage.dataset.evaluation))
+        figures |= {f"decoding/{names.codes}{name}": value for name, value in decoded.items()}
+    shorter = {f"prefix_{bits}/": codebook.prefix(bits) for bits in evaluations.prefixes}
+    for prefix, part in {"": codebook, **shorter}.items():
+        figures[f"codebook/{names.codebook}{prefix}unique"] = part.num_unique
+        figures[f"codebook/{names.codebook}{prefix}min_distance"] = part.min_distance
+    return Measured(figures, curves)
+
+
+def classify(stage: Stage, codebook: Codebook | None, weights: State) -> dict[str, float]:
+    """Returns the figures of `Classification` after any step of a stage.
+
+    Args:
+      stage: the stage.
+      codebook: the class codes of a stage that learns none, None where it has none.
+      weights: its `params` and `batch_stats`, on the devices.
+    """
+    class_codes = None if codebook is None else codebook.packed
+    if "latent" in weights["params"]["head"]:
+        class_codes = packing.pack(weights["params"]["head"]["latent"])
+    classification = Classification(
+        _encoder(stage, weights), class_codes, stage.evaluations.prefixes
+    )
+    return classification.run(stage.eval_batches(stage.dataset.evaluation))
+
+
+def _classification_name(stage: Stage, name: str) -> str:
+    if name.startswith("class_logits"):
+        return name.replace("class_logits", stage.figures.class_logits)
+    return stage.figures.codes + name
+
+
+def _encoder(stage: Stage, weights: State) -> Callable[[jax.Array], Any]:
+    """Returns the function from images to the network's output."""
+    return functools.partial(stage.encode, weights["params"], weights["batch_stats"])
+
+
+def _retrieve(stage: Stage, weights: State) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Returns the figures and curves of retrieval with the codes, or the features, of a stage.
+
+    What is found among the classes that are held out of training is `unseen/...`.
+    """
+    network, arguments = stage.network, (weights["params"], weights["batch_stats"])
+    image = jax.ShapeDtypeStruct((1, stage.image_size, stage.image_size, 3), jnp.uint8)
+    has_logits = jax.eval_shape(network.evaluate, *arguments, image).code_logits is not None
+
+    def embed(*inputs: Any) -> jax.Array:
+        return network.evaluate(*inputs).code_logits if has_logits else network.features(*inputs)
+
+    shardings = (stage.replicated, stage.replicated, stage.batched)
+    retrieval = Retrieval(
+        functools.partial(jax.jit(embed, in_shardings=shardings), *arguments),
+        stage.evaluations.cutoffs,
+        codes=has_logits and stage.has_binary_codes,
+        prefixes=stage.evaluations.prefixes,
+        mesh=None if jax.default_backend() == "cpu" else stage.mesh,
+    )
+    figures, curves = {}, {}
+    datasets = {"": stage.dataset, "unseen/": stage.dataset.unseen}
+    for prefix, dataset in datasets.items():
+        if dataset is not None and len(dataset.evaluation.labels):
+            queries, database = map(stage.eval_batches, (dataset.evaluation, dataset.database))
+            retrieved = retrieval.run(queries, database, dataset.self_indices)
+            figures |= _prefixed(prefix, retrieved.figures)
+            curves |= _prefixed(prefix, retrieved.curves)
+    return figures, curves
+
+
+def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {prefix + name: value for name, value in values.items()}

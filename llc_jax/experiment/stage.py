@@ -1,0 +1,138 @@
+"""A stage of a plan: one record that holds all that training and evaluation need of it."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh, Sharding
+
+from llc_jax.codes.codebook import Codebook
+from llc_jax.data import pipeline
+from llc_jax.data.dataset import Dataset
+from llc_jax.experiment.workdir import StageDirectory
+from llc_jax.mesh import batch_sharding, replicated_sharding, with_sharding
+from llc_jax.models.heads import Output
+from llc_jax.models.network import PureNetwork, Tree
+from llc_jax.training.checkpoint import restore_weights
+from llc_jax.training.loop import Training
+
+
+class FigureNames(NamedTuple):
+    """How the figures of a stage are called in `results.json`.
+
+    Attributes:
+      class_logits: the accuracy of its class logits: "linear", "class_code" (of B(C) f), or
+        "<stage>/linear".
+      codes: the prefix of what its codes achieve: "", or "<stage>/".
+      codebook: the prefix of the figures of its class codes, likewise.
+      retrieval: the prefix of the figures of retrieval with its codes or features.
+    """
+
+    class_logits: str
+    codes: str
+    codebook: str
+    retrieval: str
+
+
+class Evaluations(NamedTuple):
+    """What is measured of a stage.
+
+    Attributes:
+      prefixes: shorter codes that are evaluated too: the first so many bits.
+      decoders: names that `decoders.make` takes.
+      cutoffs: the ranks at which retrieval is cut; () where it is not measured.
+    """
+
+    prefixes: tuple[int, ...]
+    decoders: tuple[str, ...]
+    cutoffs: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+      name: of the stage.
+      directory: where its files are.
+      mesh: its devices.
+      dataset: its images.
+      batch_size: over all devices and processes.
+      image_size: the side of the images that the network sees, in pixels.
+      head: the name of its head in `models.heads.HEADS`.
+      network: the backbone and the head.
+      num_bits: k.
+      training: how it is trained.
+      initial_weights: loads the weights that it starts from, `params` and `batch_stats`; None
+        where it starts from scratch.
+      initial_codebook: makes the codebook that it is trained with, or that a learnt one starts
+        from; None where there is none, or it is drawn.
+      fixed_codebook: whether that codebook stays as it is.
+      has_binary_codes: whether the signs of its code logits, if it has any, are codes.
+      evaluations: what is measured of it.
+      figures: how its figures are called.
+      checkpoints_kept: how many of its checkpoints are kept.
+    """
+
+    name: str
+    directory: StageDirectory
+    mesh: Mesh
+    dataset: Dataset
+    batch_size: int
+    image_size: int
+    head: str
+    network: PureNetwork
+    num_bits: int
+    training: Training
+    initial_weights: Callable[[], Tree] | None
+    initial_codebook: Callable[[], Codebook] | None
+    fixed_codebook: bool
+    has_binary_codes: bool
+    evaluations: Evaluations
+    figures: FigureNames
+    checkpoints_kept: int
+
+    @property
+    def workdir(self) -> pathlib.Path:
+        """The directory of the run."""
+        return self.directory.path.parent
+
+    @property
+    def replicated(self) -> Sharding:
+        """The sharding of weights."""
+        return replicated_sharding(self.mesh)
+
+    @property
+    def batched(self) -> Sharding:
+        """The sharding of batches."""
+        return batch_sharding(self.mesh)
+
+    @property
+    def num_classes(self) -> int:
+        """L, the number of classes."""
+        return len(self.dataset.class_names)
+
+    @functools.cached_property
+    def encode(self) -> Callable[[Tree, Tree, jax.Array], Output]:
+        """Maps `params`, `batch_stats` and uint8[B, H, W, 3] to the head's output, compiled."""
+        shardings = (self.replicated, self.replicated, self.batched)
+        return jax.jit(self.network.evaluate, in_shardings=shardings)
+
+    def eval_batches(self, images: pipeline.Images) -> Iterator[dict[str, jax.Array]]:
+        """Yields every image once, in order, in batches on the devices; the last is padded."""
+        shard = pipeline.ProcessShard.of(self.batched, self.batch_size)
+        return pipeline.on_devices(pipeline.eval_batches(images, shard), self.batched)
+
+    def trained_weights(self) -> Tree:
+        """Returns the `params` and `batch_stats` of its newest checkpoint."""
+        shapes = with_sharding(abstract_weights(self.network), self.replicated)
+        return restore_weights(self.directory.checkpoints, shapes)
+
+
+def abstract_weights(network: PureNetwork) -> Tree:
+    """Returns the shapes of a network's `params` and `batch_stats`."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    return dict(zip(("params", "batch_stats"), shapes, strict=True))
