@@ -15,8 +15,7 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.data.transforms import Crop
 from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
-from llc_jax.experiment.plan import build_network, input_size
-from llc_jax.experiment.stage import abstract_weights
+from llc_jax.experiment.network import abstract_weights, build_network, input_size
 from llc_jax.experiment.workdir import FinishedStage, find_stage
 from llc_jax.mesh import batch_sharding, make_mesh, replicated_sharding, with_sharding
 from llc_jax.models.network import Tree

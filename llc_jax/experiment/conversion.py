@@ -15,8 +15,7 @@ from llc_jax.experiment.config import (
     StageConfig,
     as_json,
 )
-from llc_jax.experiment.plan import build_network
-from llc_jax.experiment.stage import abstract_weights
+from llc_jax.experiment.network import abstract_weights, build_network
 from llc_jax.experiment.workdir import (
     CODEBOOK_FILE,
     CONFIG_FILE,

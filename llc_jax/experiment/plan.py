@@ -11,8 +11,6 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
-import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from llc_jax.codes import packing
@@ -22,26 +20,19 @@ from llc_jax.data.dataset import Dataset, open_dataset
 from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
 from llc_jax.experiment import codebook_sources
-from llc_jax.experiment.config import (
-    SCRATCH,
-    OptimizerConfig,
-    RunConfig,
-    StageConfig,
-    bits_of,
-    is_file,
+from llc_jax.experiment.config import SCRATCH, RunConfig, StageConfig, bits_of, is_file
+from llc_jax.experiment.network import (
+    build_network,
+    check_image_size,
+    input_size,
+    read_pretrained,
 )
-from llc_jax.experiment.stage import Evaluations, FigureNames, Stage, abstract_weights
+from llc_jax.experiment.stage import Evaluations, FigureNames, Stage
+from llc_jax.experiment.training_plan import check_training, plan_training
 from llc_jax.experiment.workdir import StageDirectory
-from llc_jax.mesh import batch_sharding, replicated_sharding
-from llc_jax.models import registry
-from llc_jax.models.network import PureNetwork, Tree
-from llc_jax.options import bind, choose
-from llc_jax.training import optimizer
-from llc_jax.training import state as states
-from llc_jax.training import step as steps
-from llc_jax.training.loop import Timetable, Training
-from llc_jax.training.objectives import OBJECTIVES, Figures, Objective
-from llc_jax.weights import pretrained
+from llc_jax.mesh import batch_sharding
+from llc_jax.models.network import Tree
+from llc_jax.training.objectives import OBJECTIVES
 
 # The heads whose first stage has figures without its name in theirs.
 _UNNAMED_HEADS = ("linear", "codebook", "code")
@@ -116,22 +107,6 @@ def plan_evaluation(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Pla
     return _plan(config, (stage,), dataset, mesh, remarks)
 
 
-def build_network(config: RunConfig, stage: StageConfig, num_classes: int) -> PureNetwork:
-    """Builds the network of a stage."""
-    return registry.build(
-        config.model,
-        stage.head,
-        num_classes=num_classes,
-        num_bits=bits_of(config, stage),
-        trainable_blocks=stage.trainable_blocks,
-    )
-
-
-def input_size(config: RunConfig) -> int:
-    """Returns the side of the images that the network sees, in pixels."""
-    return config.data.image_size or registry.backbone(config.model).input_size
-
-
 def _open_dataset(config: RunConfig, stages: Iterable[StageConfig], mesh: Mesh) -> Dataset:
     """Opens the images of some stages, once what does not need them is checked."""
     stages = tuple(stages)
@@ -176,12 +151,9 @@ def _plan_stage(
     stage = config.stages[name]
     if stage.whole_dataset:
         dataset = dataset.without_protocol or dataset
-    objective = _check_objective(stage, f"config.stages.{name}")
-    choose(
-        stage.optimizer.schedule, optimizer.SCHEDULES, f"config.stages.{name}.optimizer.schedule"
-    )
+    check_training(stage, f"config.stages.{name}")
     network = build_network(config, stage, len(dataset.class_names))
-    _check_image_size(config, network)
+    check_image_size(config, network)
     return Stage(
         name=name,
         directory=StageDirectory(workdir / name),
@@ -192,10 +164,10 @@ def _plan_stage(
         head=stage.head["name"],
         network=network,
         num_bits=bits_of(config, stage),
-        training=_plan_training(config, name, network, dataset, mesh),
+        training=plan_training(config, name, network, dataset, mesh),
         initial_weights=None,
         initial_codebook=None,
-        fixed_codebook=objective.fixed_codebook,
+        fixed_codebook=OBJECTIVES[stage.objective["name"]].fixed_codebook,
         # The numbers of a real bottleneck are no code logits.
         has_binary_codes=stage.head.get("binary", True),
         evaluations=Evaluations(
@@ -206,106 +178,6 @@ def _plan_stage(
         figures=_figure_names(config.stages, name),
         checkpoints_kept=config.checkpoint.keep,
     )
-
-
-def _check_objective(stage: StageConfig, where: str) -> Objective:
-    """Returns the objective of a stage.
-
-    Raises:
-      InputError: if there is no such objective or option, or it does not go with the rest.
-    """
-    name, head = stage.objective.get("name"), stage.head.get("name")
-    objective = choose(name, OBJECTIVES, f"{where}.objective.name")
-    _bind_objective(stage, ())
-    if head not in objective.heads:
-        raise InputError(
-            f"{where}.head.name is {' or '.join(map(repr, objective.heads))} for the objective "
-            f"{name!r}, not {head!r}."
-        )
-    if stage.mixup and "mask" in objective.needs:
-        raise InputError(
-            f"{where}.mixup is 0 for the objective {name!r}, which compares the images of a "
-            f"batch, not {stage.mixup}."
-        )
-    return objective
-
-
-def _bind_objective(stage: StageConfig, prefixes: Sequence[int]) -> Callable[..., Figures]:
-    """Returns the function that a stage minimises, with its options."""
-    options = dict(stage.objective)
-    name = options.pop("name")
-    function = bind(OBJECTIVES[name].function, options, f"The objective {name}")
-    return functools.partial(function, prefixes=prefixes) if OBJECTIVES[name].nested else function
-
-
-def _check_image_size(config: RunConfig, network: PureNetwork) -> None:
-    """Raises an InputError if a network does not take the run's images."""
-    size, weights = input_size(config), abstract_weights(network)
-    images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
-    try:
-        jax.eval_shape(network.features, weights["params"], weights["batch_stats"], images)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{config.model['name']} does not take images of {size} pixels: {error}"
-        ) from error
-
-
-def _plan_training(
-    config: RunConfig, name: str, network: PureNetwork, dataset: Dataset, mesh: Mesh
-) -> Training:
-    stage, position = config.stages[name], list(config.stages).index(name)
-    timetable = Timetable(
-        num_examples=len(dataset.train.labels),
-        batch_size=config.batch_size,
-        epochs=stage.epochs,
-        checkpoint_steps=config.checkpoint.steps,
-        eval_epochs=config.eval_epochs,
-    )
-    learning_rate, sgd = _plan_optimizer(stage.optimizer, timetable, network.frozen)
-    objective = OBJECTIVES[stage.objective["name"]]
-    key = jax.random.fold_in(jax.random.key(config.seed), position)
-    step = steps.make_step(
-        network,
-        _bind_objective(stage, config.prefixes),
-        sgd,
-        dataset.augment,
-        stage.mixup,
-        needs=objective.needs,
-        num_steps=timetable.num_steps,
-    )
-    return Training(
-        name=name,
-        timetable=timetable,
-        create=functools.partial(states.create, network, sgd, objective.figures, key),
-        step=steps.compile_step(step, mesh),
-        images=dataset.train,
-        shard=pipeline.ProcessShard.of(batch_sharding(mesh), config.batch_size),
-        replicated=replicated_sharding(mesh),
-        batched=batch_sharding(mesh),
-        seed=int(np.random.SeedSequence([config.seed, position]).generate_state(1)[0]),
-        learning_rate=learning_rate,
-    )
-
-
-def _plan_optimizer(
-    config: OptimizerConfig, timetable: Timetable, frozen: Tree
-) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    steps_per_epoch = timetable.num_examples / timetable.batch_size
-    learning_rate = optimizer.schedule(
-        config.learning_rate,
-        kind=config.schedule,
-        num_steps=timetable.num_steps,
-        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
-    )
-    sgd = optimizer.sgd(
-        learning_rate,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        codebook_rate=config.codebook_rate,
-        frozen=frozen,
-    )
-    return learning_rate, sgd
 
 
 def _initial_weights(
@@ -321,17 +193,8 @@ def _initial_weights(
 
 
 def _weights_of_file(config: RunConfig, stage: Stage, path: str) -> Callable[[], Tree]:
-    """Returns the function that reads a stage's weights from a PyTorch file, once they fit."""
-
-    def read() -> Tree:
-        return pretrained.from_torch(
-            pretrained.read_state_dict(path),
-            abstract_weights(stage.network),
-            config.model["name"],
-            drop_head=config.drop_head,
-            source=path,
-        )
-
+    """Returns the function that reads a stage's weights from a PyTorch file that fits."""
+    read = functools.partial(read_pretrained, config, stage.network, path)
     read()
     return read
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, Sharding
 from llc_jax.codes.codebook import Codebook
 from llc_jax.data import pipeline
 from llc_jax.data.dataset import Dataset
+from llc_jax.experiment.network import abstract_weights
 from llc_jax.experiment.workdir import StageDirectory
 from llc_jax.mesh import batch_sharding, replicated_sharding, with_sharding
 from llc_jax.models.heads import Output
@@ -130,9 +131,3 @@ class Stage:
         """Returns the `params` and `batch_stats` of its newest checkpoint."""
         shapes = with_sharding(abstract_weights(self.network), self.replicated)
         return restore_weights(self.directory.checkpoints, shapes)
-
-
-def abstract_weights(network: PureNetwork) -> Tree:
-    """Returns the shapes of a network's `params` and `batch_stats`."""
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
-    return dict(zip(("params", "batch_stats"), shapes, strict=True))

@@ -4,8 +4,8 @@ import pathlib
 import jax
 import pytest
 
-from llc_jax.experiment.plan import build_network
 from llc_jax.experiment.config import bits_of, parse
+from llc_jax.experiment.network import build_network
 from llc_jax.training.objectives import OBJECTIVES
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
