@@ -92,7 +92,7 @@ def svd(weights: np.ndarray, num_bits: int) -> np.ndarray:
       num_bits: k, at most min(L, d).
 
     Returns:
-      float32[L, k], the columns of U S; the largest absolute value of each is positive.
+      float32[L, k], the first columns of U S, each with its entry of largest size positive.
     """
     weights = _checked_matrix(weights, "The classifier's weights")
     _check_rank("SVD", num_bits, min(weights.shape))
@@ -165,7 +165,7 @@ def cca_of_moments(
         the mean of that diagonal.
 
     Returns:
-      float32[L, k]; the largest absolute value of each column is positive.
+      float32[L, k]; each column has its entry of largest size positive.
     """
     counts, sums, squares = class_moments
     if not counts.all():
@@ -269,7 +269,7 @@ def _signs(bits: np.ndarray) -> np.ndarray:
 
 
 def _normalise_signs(columns: np.ndarray) -> np.ndarray:
-    """Gives each column the sign that makes its largest absolute value positive."""
+    """Gives each column the sign that makes its entry of largest size positive."""
     rows = np.abs(columns).argmax(axis=0)
     signs = np.where(columns[rows, np.arange(columns.shape[1])] < 0, -1.0, 1.0)
     return (columns * signs).astype(np.float32)

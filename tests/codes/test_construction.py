@@ -105,10 +105,10 @@ def test_cca_finds_the_canonical_variates():
 def test_moments_of_batches_add_up():
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(60, 5)), np.arange(60) % 4
-    whole = construction.moments(features, labels, 4)
-    parts = [construction.moments(features[i::2], labels[i::2], 4) for i in range(2)]
-    for a, b, c in zip(whole, *parts, strict=True):
-        np.testing.assert_allclose(a, b + c)
+    total = construction.moments(features, labels, 4)
+    batches = [construction.moments(features[i::2], labels[i::2], 4) for i in range(2)]
+    for expected, first, second in zip(total, *batches, strict=True):
+        np.testing.assert_allclose(first + second, expected)
 
 
 def test_repair_moves_collisions_to_the_nearest_free_code():
