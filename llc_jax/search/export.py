@@ -54,7 +54,7 @@ def read(path: str | os.PathLike) -> CodeTable:
         has any other suffix.
 
     Raises:
-      InputError: if there is no such file, or its content is another.
+      InputError: if there is no such file, or it is neither.
     """
     path = pathlib.Path(path)
     if path.suffix != ".npz":

@@ -74,7 +74,7 @@ class HammingIndex:
             raise InputError(f"There are {len(codes):,} codes but {len(ids):,} ids.")
         if not len(ids):
             return
-        # Ascending ids from the next one on are new, and need no look at all the others.
+        # Ascending ids from the next one on are all new: the others need no search.
         if ids[0] < self._next_id or not np.all(ids[1:] > ids[:-1]):
             self._check_new(ids)
         self._pending.append((np.array(codes.T, order="C"), ids))
@@ -172,7 +172,7 @@ class HammingIndex:
         return offsets, distances, ids
 
     def shard(self, mesh: jax.sharding.Mesh) -> sharded.ShardedIndex:
-        """Copies the items to the devices of a mesh, spread over them, to be searched there."""
+        """Copies the items to the devices of a mesh, a shard to each, to be searched there."""
         return sharded.ShardedIndex(mesh, self.num_bits, self.codes, self.ids)
 
     def save(self, path: str | os.PathLike) -> None:

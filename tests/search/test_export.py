@@ -100,10 +100,10 @@ def test_rows_for_copy_hold_ids_codes_and_paths(paths, tmp_path):
 
 def test_rows_are_written_in_chunks(tmp_path, monkeypatch):
     table = random_table(20)
-    export.write(table, "pgvector", tmp_path / "once.sql")
+    export.write(table, "pgvector", tmp_path / "one_chunk.sql")
     monkeypatch.setattr(export, "_CHUNK", 64)
     export.write(table, "pgvector", tmp_path / "chunks.sql")
-    assert (tmp_path / "once.tsv").read_bytes() == (tmp_path / "chunks.tsv").read_bytes()
+    assert (tmp_path / "one_chunk.tsv").read_bytes() == (tmp_path / "chunks.tsv").read_bytes()
 
 
 def postgresql_programs():
