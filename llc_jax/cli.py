@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("Stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader has seen enough, as `head` has; nothing more can be printed.
+        # The reader of the pipe, such as `head`, has closed it; nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
@@ -60,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(command=_convert)
 
     export = commands.add_parser("export", help="write a run's weights, or codes, for others")
-    forms = ["torch", "faiss", "pgvector", "parquet", "npy"]
-    export.add_argument("--to", required=True, choices=forms, help="what to write")
+    formats = ["torch", "faiss", "pgvector", "parquet", "npy"]
+    export.add_argument("--to", required=True, choices=formats, help="what to write")
     export.add_argument(
         "--out",
         required=True,
@@ -112,7 +112,7 @@ def _add_preparations(commands) -> None:
 def _encode(options: argparse.Namespace) -> None:
     if options.out.suffix != ".npz":
         raise InputError(f"--out is an .npz file, not {options.out}.")
-    paths = _expand(options.images)
+    paths = _image_paths(options.images)
     model = _load(options.run)
     codes = packing.to_little_endian(model.encode(paths))
     with atomic_write(options.out) as temporary:
@@ -121,20 +121,20 @@ def _encode(options: argparse.Namespace) -> None:
 
 
 def _classify(options: argparse.Namespace) -> None:
-    paths = _expand(options.images)
+    paths = _image_paths(options.images)
     model = _load(options.run)
     labels, distances = model.classify(paths, options.decoder)
-    names = [*model.codebook.class_names, None]  # -1, rejected, is the last.
-    found = [
+    names = [*model.codebook.class_names, None]  # The label -1, rejected, is the last.
+    rows = [
         {"image": path, "label": int(label), "class": names[label], "distance": int(distance)}
         for path, label, distance in zip(paths, labels, distances, strict=True)
     ]
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(rows, indent=2))
         return
     width = max(len(path) for path in paths)
     print(f"{'image':<{width}}  distance  class")
-    for row in found:
+    for row in rows:
         print(f"{row['image']:<{width}}  {row['distance']:>8}  {row['class'] or '(none)'}")
 
 
@@ -146,9 +146,9 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    given, needed = ("--run", options.run) if options.to == "torch" else ("--codes", options.codes)
-    if needed is None:
-        raise InputError(f"--to {options.to} needs {given}: what to write.")
+    option, source = ("--run", options.run) if options.to == "torch" else ("--codes", options.codes)
+    if source is None:
+        raise InputError(f"--to {options.to} needs {option}: what to write.")
     if options.to == "torch":
         from llc_jax.experiment import conversion
 
@@ -157,18 +157,18 @@ def _export(options: argparse.Namespace) -> None:
         return
     from llc_jax.search import export
 
-    items = export.read(options.codes)
-    export.write(items, options.to, options.out)
-    print(f"{len(items.ids)} codes of {items.num_bits} bits: {options.out}")
+    table = export.read(options.codes)
+    export.write(table, options.to, options.out)
+    print(f"{len(table.ids)} codes of {table.num_bits} bits: {options.out}")
 
 
 def _index(options: argparse.Namespace) -> None:
     from llc_jax.search import export
     from llc_jax.search.index import HammingIndex
 
-    items = export.read(options.codes)
-    index = HammingIndex(items.num_bits)
-    index.add(items.codes, items.ids)
+    table = export.read(options.codes)
+    index = HammingIndex(table.num_bits)
+    index.add(table.codes, table.ids)
     index.save(options.out)
     print(f"{len(index)} codes of {index.num_bits} bits: {options.out}")
 
@@ -178,10 +178,10 @@ def _search(options: argparse.Namespace) -> None:
     from llc_jax.search.index import HammingIndex
 
     index = HammingIndex.load(options.index)
-    names = export.read(options.codes).paths if options.codes else None
-    if names is not None and len(index) and index.ids.max() >= len(names):
+    item_paths = export.read(options.codes).paths if options.codes else None
+    if item_paths is not None and len(index) and index.ids.max() >= len(item_paths):
         raise InputError(f"The index {options.index} was not made of {options.codes}.")
-    paths = _expand(options.images)
+    paths = _image_paths(options.images)
     model = _load(options.run)
     if model.num_bits != index.num_bits:
         raise InputError(
@@ -189,19 +189,19 @@ def _search(options: argparse.Namespace) -> None:
             f"{options.run} of {model.num_bits}: make the index with that run."
         )
     distances, ids = index.search(model.encode(paths), options.top)
-    found = [
-        {"image": path, "distance": int(distance), "id": int(item)}
-        | ({"path": names[item]} if names else {})
-        for path, *rows in zip(paths, distances, ids, strict=True)
-        for distance, item in zip(*rows, strict=True)
+    rows = [
+        {"image": path, "distance": int(distance), "id": int(item_id)}
+        | ({"path": item_paths[item_id]} if item_paths else {})
+        for path, *neighbours in zip(paths, distances, ids, strict=True)
+        for distance, item_id in zip(*neighbours, strict=True)
         if distance >= 0
     ]
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(rows, indent=2))
         return
     width = max(len(path) for path in paths)
     print(f"{'image':<{width}}  distance  found")
-    for row in found:
+    for row in rows:
         print(f"{row['image']:<{width}}  {row['distance']:>8}  {row.get('path', row['id'])}")
 
 
@@ -226,23 +226,23 @@ def _prepare_resized(options: argparse.Namespace) -> None:
 
 
 def _load(path: str):
-    from llc_jax.inference import load  # Takes seconds: not for --help and mistyped names.
+    from llc_jax.inference import load  # The import takes seconds: --help does without it.
 
     return load(path)
 
 
-def _expand(given: list[str]) -> list[str]:
+def _image_paths(arguments: list[str]) -> list[str]:
     """Replaces folders by the images in them."""
     paths = []
-    for name in given:
-        path = pathlib.Path(name)
+    for argument in arguments:
+        path = pathlib.Path(argument)
         if path.is_dir():
-            inside = Folder(path).files()
-            if not inside:
+            files = Folder(path).files()
+            if not files:
                 raise InputError(f"There are no images in the folder {path}.")
-            paths += [str(path / file) for file in inside]
+            paths += [str(path / file) for file in files]
         elif path.exists():
-            paths.append(name)
+            paths.append(argument)
         else:
-            raise InputError(f"There is no image {name}.")
+            raise InputError(f"There is no image {argument}.")
     return paths

@@ -25,7 +25,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(workdir):
-    """The model that it leaves."""
+    """The model of that run."""
     return llc_jax.load(workdir)
 
 
@@ -37,7 +37,7 @@ def evaluation():
 
 @pytest.fixture
 def folder(tmp_path, evaluation):
-    """A few of them as files."""
+    """A folder with three of those images as files."""
     for index in range(3):
         image = np.ascontiguousarray(evaluation.images[index][..., ::-1])
         cv2.imwrite(str(tmp_path / f"{index}.png"), image)
@@ -122,9 +122,9 @@ def test_llc_classify(workdir, model, folder, capsys):
     paths = sorted(map(str, folder.glob("*.png")))
     labels, distances = model.classify(paths)
     assert cli.main(["classify", str(folder), "--run", str(workdir), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)
     names = [model.codebook.class_names[label] for label in labels]
-    assert found == [
+    assert rows == [
         {"image": path, "label": int(label), "class": name, "distance": int(distance)}
         for path, label, name, distance in zip(paths, labels, names, distances, strict=True)
     ]
@@ -151,12 +151,12 @@ def test_llc_search(workdir, model, folder, capsys):
     assert cli.main(["index", codes, f"--out={folder}/photos.index"]) == 0
     capsys.readouterr()
     assert cli.main(["search", *paths, run_option, index, codes, "--top=2", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    known = llc_jax.HammingIndex.load(folder / "photos.index")
-    distances, ids = known.search(model.encode(paths), 2)
-    assert [row["distance"] for row in found] == distances.ravel().tolist()
-    assert [row["path"] for row in found] == [paths[number] for number in ids.ravel()]
-    assert [row["image"] for row in found] == [path for path in paths for _ in range(2)]
+    rows = json.loads(capsys.readouterr().out)
+    loaded = llc_jax.HammingIndex.load(folder / "photos.index")
+    distances, ids = loaded.search(model.encode(paths), 2)
+    assert [row["distance"] for row in rows] == distances.ravel().tolist()
+    assert [row["path"] for row in rows] == [paths[item_id] for item_id in ids.ravel()]
+    assert [row["image"] for row in rows] == [path for path in paths for _ in range(2)]
     assert cli.main(["search", paths[0], run_option, index]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["image", "distance", "found"]

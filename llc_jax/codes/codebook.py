@@ -1,4 +1,4 @@
-"""The codebook: one binary code a class."""
+"""The codebook: one binary code for each class."""
 
 import dataclasses
 import functools
@@ -17,12 +17,12 @@ from llc_jax.files import atomic_write
 
 @dataclasses.dataclass(frozen=True)
 class Codebook:
-    """L class codes of k bits, with the latent values that they are the signs of.
+    """L class codes of k bits: the signs of real latent values.
 
     Attributes:
       latent: float32[L, k]; the code of class c is +1 where latent[c] >= 0.
       class_names: L names.
-      source: where the codebook comes from: "learnt", "svd", ..., or a file.
+      source: how the codebook was made: "learnt", "svd", ..., or the name of its file.
     """
 
     latent: np.ndarray
@@ -66,7 +66,7 @@ class Codebook:
 
     @property
     def collisions(self) -> list[list[int]]:
-        """The groups of two or more classes that share a code, in class order."""
+        """The groups of two or more classes that share a code, in the order of classes."""
         _, inverse = np.unique(self.packed, axis=0, return_inverse=True)
         order = np.argsort(inverse.ravel(), kind="stable")
         bounds = np.flatnonzero(np.diff(inverse.ravel()[order])) + 1
@@ -79,7 +79,7 @@ class Codebook:
         return hamming.least_distance(self.packed, self.num_bits)
 
     def prefix(self, num_bits: int) -> "Codebook":
-        """Returns the codebook of the first bits alone."""
+        """Returns the codebook of only the first bits."""
         if not 1 <= num_bits <= self.num_bits:
             raise InputError(f"A prefix has from 1 to {self.num_bits} bits, not {num_bits}.")
         return dataclasses.replace(self, latent=self.latent[:, :num_bits])
@@ -91,7 +91,7 @@ class Codebook:
         class_names: Sequence[str] | None = None,
         source: str = "learnt",
     ) -> "Codebook":
-        """Makes a codebook of a matrix [L, k]; classes without names are numbered."""
+        """Makes a codebook of latent values [L, k]; by default classes are named by number."""
         latent = np.asarray(latent)
         if class_names is None:
             class_names = [str(index) for index in range(len(latent))]
@@ -104,7 +104,7 @@ class Codebook:
 
     @classmethod
     def hadamard(cls, num_classes: int, num_bits: int, seed: int = 0) -> "Codebook":
-        """Makes a codebook of far codes; see `construction.hadamard`."""
+        """Makes a codebook of codes that are far apart; see `construction.hadamard`."""
         latent = construction.hadamard(num_classes, num_bits, seed)
         return cls.from_numpy(latent, source="hadamard")
 
@@ -123,7 +123,7 @@ class Codebook:
         return dataclasses.replace(self, latent=construction.repair(self.latent))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the codebook as `.npz` (all of it) or `.npy` (the latent values alone)."""
+        """Writes the codebook as `.npz` (all of it) or `.npy` (only the latent values)."""
         path = pathlib.Path(path)
         if path.suffix not in (".npz", ".npy"):
             raise InputError(f"A codebook is saved as .npz or .npy, not as {path.name!r}.")
@@ -141,7 +141,7 @@ class Codebook:
         """Reads a saved codebook, or the official code's `.npy` of latent values.
 
         Raises:
-          InputError: if the file is missing, damaged, or holds something else.
+          InputError: if the file is missing, damaged, or not a codebook.
         """
         path = pathlib.Path(path)
         if not path.is_file():

@@ -1,6 +1,6 @@
-"""Codebooks that are built, not learnt: latent values float32[L, k].
+"""Codebooks that are constructed, not learnt: latent values float32[L, k].
 
-Nothing here needs memory that grows with L x L, so a million classes work.
+Memory grows with L, not with L x L, so a million classes work.
 
 References:
   LLC, section 4.1 (random, SVD, CCA). Yuan et al., Central Similarity Quantization,
@@ -18,16 +18,17 @@ import scipy.linalg
 from llc_jax.codes import packing
 from llc_jax.errors import InputError
 
-# Up to this many classes, balanced codes are spread far apart; more need only differ.
-_MOST_SPREAD = 10_000
-_CANDIDATES = 1024
+# Up to this many classes, balanced codes are spread far apart; more only differ.
+_MAX_SPREAD_CLASSES = 10_000
+# Codes drawn at once, of which those far enough from all others are kept.
+_NUM_CANDIDATES = 1024
 
 
 def random(num_classes: int, num_bits: int, seed: int = 0) -> np.ndarray:
     """Draws random codes, all different where 2^k >= L.
 
-    Where they cannot be, each code stands for as many classes as any other, give or
-    take one.
+    For more classes than codes, the numbers of classes that share a code differ by at
+    most one.
 
     Args:
       num_classes: L.
@@ -37,7 +38,7 @@ def random(num_classes: int, num_bits: int, seed: int = 0) -> np.ndarray:
     Returns:
       float32[L, k] of +1 and -1.
     """
-    _check(num_classes, num_bits)
+    _check_size(num_classes, num_bits)
     rng = np.random.default_rng(seed)
     if 2**num_bits < 4 * num_classes:
         rounds = -(-num_classes // 2**num_bits)
@@ -55,8 +56,8 @@ def hadamard(num_classes: int, num_bits: int, seed: int = 0) -> np.ndarray:
 
     Where k is a power of two and L <= 2 k: the rows of a Hadamard matrix, then their
     complements, k / 2 bits or more from each other. Else random codes with floor(k / 2)
-    bits of +1: up to 10,000 classes each as far from all others as such draws allow, and
-    different for more. Else, where those are too few, `random`.
+    bits of +1: for up to 10,000 classes as far apart as such draws allow, for more only
+    different. Where there are too few such codes: `random`.
 
     Args:
       num_classes: L.
@@ -66,7 +67,7 @@ def hadamard(num_classes: int, num_bits: int, seed: int = 0) -> np.ndarray:
     Returns:
       float32[L, k] of +1 and -1.
     """
-    _check(num_classes, num_bits)
+    _check_size(num_classes, num_bits)
     if num_bits.bit_count() == 1 and num_classes <= 2 * num_bits:
         rows = scipy.linalg.hadamard(num_bits)
         return np.concatenate([rows, -rows])[:num_classes].astype(np.float32)
@@ -78,9 +79,9 @@ def hadamard(num_classes: int, num_bits: int, seed: int = 0) -> np.ndarray:
     def draw(count: int) -> np.ndarray:
         return rng.permuted(np.tile(balanced, (count, 1)), axis=1)
 
-    if num_classes > _MOST_SPREAD:
+    if num_classes > _MAX_SPREAD_CLASSES:
         return _signs(_draw_distinct(num_classes, draw))
-    return _spread(num_classes, num_bits, draw)
+    return _spread_apart(num_classes, num_bits, draw)
 
 
 def svd(weights: np.ndarray, num_bits: int) -> np.ndarray:
@@ -91,19 +92,19 @@ def svd(weights: np.ndarray, num_bits: int) -> np.ndarray:
       num_bits: k, at most min(L, d).
 
     Returns:
-      float32[L, k], the columns of U S; each with its largest value positive.
+      float32[L, k], the first columns of U S, each with its entry of largest size positive.
     """
-    weights = _matrix(weights, "The classifier's weights")
+    weights = _checked_matrix(weights, "The classifier's weights")
     _check_rank("SVD", num_bits, min(weights.shape))
     dims = weights.shape[1]
     _, directions = scipy.linalg.eigh(
         weights.T @ weights, subset_by_index=(dims - num_bits, dims - 1)
     )
-    return _turn(weights @ directions[:, ::-1])
+    return _normalise_signs(weights @ directions[:, ::-1])
 
 
 class Moments(NamedTuple):
-    """What CCA needs to know of features; those of several batches add up.
+    """The sufficient statistics of features for CCA; those of batches add up.
 
     Attributes:
       counts: float64[L], examples of each class.
@@ -118,7 +119,7 @@ class Moments(NamedTuple):
 
 def moments(features: np.ndarray, labels: np.ndarray, num_classes: int) -> Moments:
     """Returns the moments of float[N, d] features with labels int[N] from 0 to L - 1."""
-    features, labels = _matrix(features, "The features"), np.asarray(labels)
+    features, labels = _checked_matrix(features, "The features"), np.asarray(labels)
     if labels.shape != features.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
             f"There is one integer label for each of the {len(features)} feature vectors, "
@@ -148,7 +149,9 @@ def cca(
     return cca_of_moments(moments(features, labels, classes), num_bits, regularisation)
 
 
-def cca_of_moments(given: Moments, num_bits: int, regularisation: float = 1e-3) -> np.ndarray:
+def cca_of_moments(
+    class_moments: Moments, num_bits: int, regularisation: float = 1e-3
+) -> np.ndarray:
     """Projects the labels on their first k canonical directions with the features.
 
     With one-hot labels, the canonical directions w of the features maximise the share
@@ -156,15 +159,15 @@ def cca_of_moments(given: Moments, num_bits: int, regularisation: float = 1e-3) 
     canonical variate is the mean of its projections, here scaled to unit variance.
 
     Args:
-      given: of features and labels.
+      class_moments: of features and labels.
       num_bits: k, at most min(L - 1, d).
       regularisation: added to the diagonal of the features' covariance, as a share of
         the mean of that diagonal.
 
     Returns:
-      float32[L, k]; each column with its largest value positive.
+      float32[L, k]; each column has its entry of largest size positive.
     """
-    counts, sums, squares = given
+    counts, sums, squares = class_moments
     if not counts.all():
         raise InputError(f"CCA needs examples of every class: class {counts.argmin()} has none.")
     classes, dims = sums.shape
@@ -178,21 +181,21 @@ def cca_of_moments(given: Moments, num_bits: int, regularisation: float = 1e-3) 
         between, covariance, subset_by_index=(dims - num_bits, dims - 1)
     )
     variates = class_means @ directions / np.sqrt(np.maximum(correlations, np.finfo(float).tiny))
-    return _turn(variates[:, ::-1])
+    return _normalise_signs(variates[:, ::-1])
 
 
 def repair(latent: np.ndarray) -> np.ndarray:
-    """Moves classes whose code an earlier class has to the nearest code that is free.
+    """Moves each class whose code an earlier class has to the nearest free code.
 
-    Of the codes that take the fewest flipped bits, a class gets the one whose bits had
-    the least latent values in all.
+    Of the free codes at the least distance, the class gets the one whose flipped bits had
+    the least sum of absolute latent values.
 
     Args:
       latent: float[L, k], L <= 2^k.
 
     Returns:
       float32[L, k], of which no two rows have the same signs; flipped bits keep their
-      size.
+      absolute value.
     """
     latent = np.array(latent, np.float32)
     classes, num_bits = latent.shape
@@ -200,21 +203,21 @@ def repair(latent: np.ndarray) -> np.ndarray:
         raise InputError(f"{classes} classes cannot have different codes of {num_bits} bits.")
     rows = np.packbits(latent >= 0, axis=1, bitorder="little")
     codes = [int.from_bytes(row.tobytes(), "little") for row in rows]
-    taken, met = set(codes), set()
+    taken, seen = set(codes), set()
     for row, code in enumerate(codes):
-        if code in met:
+        if code in seen:
             flips = _cheapest_flips(code, np.abs(latent[row]), taken)
             code ^= sum(1 << bit for bit in flips)
             taken.add(code)
-            # The sign of zero is +1, so a flipped zero must be a little less.
-            sizes = np.maximum(np.abs(latent[row, flips]), np.finfo(np.float32).tiny)
-            latent[row, flips] = np.where(latent[row, flips] >= 0, -sizes, sizes)
-        met.add(code)
+            # The sign of zero is +1, so a flipped zero becomes a tiny negative value.
+            magnitudes = np.maximum(np.abs(latent[row, flips]), np.finfo(np.float32).tiny)
+            latent[row, flips] = np.where(latent[row, flips] >= 0, -magnitudes, magnitudes)
+        seen.add(code)
     return latent
 
 
 def _cheapest_flips(code: int, costs: np.ndarray, taken: set[int]) -> list[int]:
-    """Returns the fewest bits, and among as many the cheapest, that lead to a free code."""
+    """Returns the fewest bits, and of equally few the cheapest, that lead to a free code."""
     for count in range(1, len(costs) + 1):
         free = [
             flips
@@ -227,37 +230,37 @@ def _cheapest_flips(code: int, costs: np.ndarray, taken: set[int]) -> list[int]:
 
 
 def _draw_distinct(count: int, draw: Callable[[int], np.ndarray]) -> np.ndarray:
-    """Draws rows of bits, and again those that were drawn before."""
+    """Draws rows of bits, and draws duplicates again until there are none."""
     rows = draw(count)
-    while len(again := _drawn_before(rows)):
-        rows[again] = draw(len(again))
+    while len(duplicates := _duplicates(rows)):
+        rows[duplicates] = draw(len(duplicates))
     return rows
 
 
-def _drawn_before(rows: np.ndarray) -> np.ndarray:
-    """Returns which rows of bits equal an earlier one, in order."""
+def _duplicates(rows: np.ndarray) -> np.ndarray:
+    """Returns which rows of bits equal an earlier one, ascending."""
     packed = np.packbits(rows, axis=1)
     words = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
-    order = np.lexsort(words.T)  # Equal rows stay in order.
-    same = (words[order[1:]] == words[order[:-1]]).all(axis=1)
-    return np.sort(order[1:][same])
+    order = np.lexsort(words.T)  # Stable: of equal rows the first stays first.
+    equal = (words[order[1:]] == words[order[:-1]]).all(axis=1)
+    return np.sort(order[1:][equal])
 
 
-def _spread(count: int, num_bits: int, draw: Callable[[int], np.ndarray]) -> np.ndarray:
-    """Draws codes and keeps those far from all kept; asks for less where few are."""
-    kept, size, goal = np.empty((count, num_bits), np.float32), 0, num_bits // 2
+def _spread_apart(count: int, num_bits: int, draw: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Draws codes and keeps those far from all kept ones; lowers the distance where few are."""
+    kept, size, min_distance = np.empty((count, num_bits), np.float32), 0, num_bits // 2
     while size < count:
-        candidates, before = _signs(draw(_CANDIDATES)), size
-        # The product of two codes is k less twice their distance.
-        most = num_bits - 2 * goal
-        far = (candidates @ kept[:size].T).max(axis=1, initial=-num_bits) <= most
+        candidates, size_before = _signs(draw(_NUM_CANDIDATES)), size
+        # The inner product of two codes is k less twice their distance.
+        max_product = num_bits - 2 * min_distance
+        far = (candidates @ kept[:size].T).max(axis=1, initial=-num_bits) <= max_product
         for candidate in candidates[far]:
-            others = kept[before:size] @ candidate
-            if size < count and others.max(initial=-num_bits) <= most:
+            products = kept[size_before:size] @ candidate
+            if size < count and products.max(initial=-num_bits) <= max_product:
                 kept[size] = candidate
                 size += 1
-        if size - before < _CANDIDATES // 50:
-            goal = max(1, goal - 1)
+        if size - size_before < _NUM_CANDIDATES // 50:
+            min_distance = max(1, min_distance - 1)
     return kept
 
 
@@ -265,27 +268,27 @@ def _signs(bits: np.ndarray) -> np.ndarray:
     return np.where(bits, np.float32(1), np.float32(-1))
 
 
-def _turn(columns: np.ndarray) -> np.ndarray:
-    """Gives each column the sign that makes its largest value positive."""
+def _normalise_signs(columns: np.ndarray) -> np.ndarray:
+    """Gives each column the sign that makes its entry of largest size positive."""
     rows = np.abs(columns).argmax(axis=0)
     signs = np.where(columns[rows, np.arange(columns.shape[1])] < 0, -1.0, 1.0)
     return (columns * signs).astype(np.float32)
 
 
-def _matrix(given: np.ndarray, what: str) -> np.ndarray:
-    matrix = np.asarray(given, np.float64)
+def _checked_matrix(array: np.ndarray, name: str) -> np.ndarray:
+    matrix = np.asarray(array, np.float64)
     if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
-        raise InputError(f"{what} are a matrix of finite numbers, not of shape {matrix.shape}.")
+        raise InputError(f"{name} are a matrix of finite numbers, not of shape {matrix.shape}.")
     return matrix
 
 
-def _check(num_classes: int, num_bits: int) -> None:
+def _check_size(num_classes: int, num_bits: int) -> None:
     packing.num_words(num_bits)
     if num_classes < 1:
         raise InputError(f"A codebook has at least 1 class, not {num_classes}.")
 
 
-def _check_rank(name: str, num_bits: int, most: int) -> None:
+def _check_rank(method: str, num_bits: int, max_bits: int) -> None:
     packing.num_words(num_bits)
-    if num_bits > most:
-        raise InputError(f"{name} gives codes of at most {most} bits here, not {num_bits}.")
+    if num_bits > max_bits:
+        raise InputError(f"{method} gives codes of at most {max_bits} bits here, not {num_bits}.")

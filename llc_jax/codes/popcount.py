@@ -7,11 +7,11 @@ import numba
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-# Codes that `closer` looks at together.
+# SIMD lanes: the codes that `below_threshold` compares together.
 LANES = 64
 
 _WORD = ir.IntType(32)
-_LANES = ir.VectorType(_WORD, LANES)
+_VECTOR = ir.VectorType(_WORD, LANES)
 
 
 def compiled(function: Callable) -> Callable:
@@ -36,7 +36,7 @@ def popcount(typing, word):
 
 @intrinsic
 def lowest_bit(typing, mask):
-    """Returns the place of the lowest bit set in a uint64, int64; 64 where none is."""
+    """Returns the position of the lowest bit set in a uint64, int64; 64 where none is."""
 
     def generate(context, builder, signature, arguments):
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
@@ -45,50 +45,51 @@ def lowest_bit(typing, mask):
 
 
 @intrinsic
-def closer(typing, columns, row, query, limit):
-    """Compares a query with 64 codes at once.
+def below_threshold(typing, columns, row, query, threshold):
+    """Compares the distances of 64 codes from a query with a threshold.
 
     Args:
       columns: uint32[W, N], contiguous.
       row: the first of the codes, at most N - 64.
       query: uint32[W].
-      limit: in bits.
+      threshold: in bits.
 
     Returns:
-      uint64, whose bit i is set iff code `row + i` is at less than `limit` bits.
+      uint64, whose bit i is set iff code `row + i` is at less than `threshold` bits.
     """
 
     def generate(context, builder, signature, arguments):
         columns = context.make_array(signature.args[0])(context, builder, arguments[0])
         query = context.make_array(signature.args[2])(context, builder, arguments[2])
         words, count = cgutils.unpack_tuple(builder, columns.shape, 2)
-        count_bits = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_LANES, [_LANES]), f"llvm.ctpop.v{LANES}i32"
+        vector_popcount = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.ctpop.v{LANES}i32"
         )
         # Becomes registers: one for 16 codes, with AVX-512.
-        distances = cgutils.alloca_once_value(builder, ir.Constant(_LANES, [0] * LANES))
+        distances = cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, [0] * LANES))
         with cgutils.for_range(builder, words) as loop:
-            place = builder.add(builder.mul(loop.index, count), arguments[1])
-            pointer = builder.gep(columns.data, [place])
-            codes = builder.load(builder.bitcast(pointer, _LANES.as_pointer()), align=4)
-            own = _spread(builder, builder.load(builder.gep(query.data, [loop.index])))
-            different = builder.call(count_bits, [builder.xor(codes, own)])
-            builder.store(builder.add(builder.load(distances), different), distances)
-        limit = _spread(builder, builder.trunc(arguments[3], _WORD))
-        near = builder.icmp_unsigned("<", builder.load(distances), limit)
-        return builder.bitcast(near, ir.IntType(LANES))
+            offset = builder.add(builder.mul(loop.index, count), arguments[1])
+            pointer = builder.gep(columns.data, [offset])
+            code_words = builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+            query_word = builder.load(builder.gep(query.data, [loop.index]))
+            differences = builder.xor(code_words, _broadcast(builder, query_word))
+            counts = builder.call(vector_popcount, [differences])
+            builder.store(builder.add(builder.load(distances), counts), distances)
+        threshold = _broadcast(builder, builder.trunc(arguments[3], _WORD))
+        below = builder.icmp_unsigned("<", builder.load(distances), threshold)
+        return builder.bitcast(below, ir.IntType(LANES))
 
     return types.uint64(columns, types.int64, query, types.int64), generate
 
 
-def _spread(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """Returns a vector of one value."""
-    single = builder.insert_element(ir.Constant(_LANES, ir.Undefined), value, _WORD(0))
-    return builder.shuffle_vector(single, single, ir.Constant(_LANES, [0] * LANES))
+def _broadcast(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """Returns a vector that has one value in all lanes."""
+    single = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, _WORD(0))
+    return builder.shuffle_vector(single, single, ir.Constant(_VECTOR, [0] * LANES))
 
 
 @numba.njit(inline="always")
-def distance(columns, row, query):
+def hamming_distance(columns, row, query):
     """Returns the distance of code `row` of uint32[W, N] from a query, uint32[W]."""
     total = 0
     for word in range(len(query)):

@@ -1,7 +1,8 @@
-"""The nearest of many short codes: those that are equal lie together, near ones are tried first.
+"""The nearest of many short codes: a table of buckets, one for each code, probed nearest first.
 
-There are few enough codes of k bits to keep, for each, where the items that have it are.
-A query tries its own code, then all at one bit, at two, and so on until it has enough.
+There are few enough codes of k bits for a table that has the items of each code. A query
+probes the bucket of its own code, then all buckets at distance 1, at distance 2, and so on
+until it has enough items.
 """
 
 from typing import NamedTuple
@@ -11,127 +12,132 @@ import numpy as np
 
 from llc_jax.codes.popcount import compiled, lowest_bit
 
-# Codes that there may be, for each item; and items, for each code that a query tries.
-_SPARSE = 16
-_TRIES = 128
-# Queries that fail before the others are not tried.
-_PATIENCE = 4
-# Up to so many values are sorted by insertion.
-_FEW = 24
-_DIGIT = 8
+# The largest number of buckets for each item.
+_BUCKETS_PER_ITEM = 16
+# A query probes at most one bucket for every so many items.
+_ITEMS_PER_PROBE = 128
+# All later queries are left out once so many more than half of the queries have failed.
+_ALLOWED_FAILURES = 4
+# Up to so many values are sorted by insertion, more by their digits.
+_INSERTION_SORT_LIMIT = 24
+_DIGIT_BITS = 8
 
 
 class Buckets(NamedTuple):
-    """Items by their code.
+    """Items by their code, as compressed sparse rows.
 
     Attributes:
-      starts: int32[2^k + 1], where in `places` the items of each code start.
-      places: int32[N], the places of items, ascending within a code.
+      starts: int32[2^k + 1], where in `rows` the bucket of each code starts.
+      rows: int32[N], the rows of items, ascending within a bucket.
     """
 
     starts: np.ndarray
-    places: np.ndarray
+    rows: np.ndarray
 
 
-def pay(num_bits: int, count: int) -> bool:
+def worthwhile(num_bits: int, num_items: int) -> bool:
     """Returns whether so many codes of so many bits should be searched by their buckets."""
-    return count < 2**31 and 2**num_bits <= _SPARSE * count
+    return num_items < 2**31 and 2**num_bits <= _BUCKETS_PER_ITEM * num_items
 
 
 def build(codes: np.ndarray, num_bits: int) -> Buckets:
     """Builds the buckets of codes, uint32[N]."""
     starts = np.zeros(2**num_bits + 2, np.int32)
-    places = np.empty(len(codes), np.int32)
-    _fill(codes, starts, places)
-    return Buckets(starts[:-1], places)
+    rows = np.empty(len(codes), np.int32)
+    _fill(codes, starts, rows)
+    return Buckets(starts[:-1], rows)
 
 
 @compiled
-def _fill(codes, starts, places):
-    """Counts items into starts[code + 2], sums, and lets starts[code + 1] run to its end."""
-    for place in range(len(codes)):
-        starts[codes[place] + 2] += 1
+def _fill(codes, starts, rows):
+    """Sorts rows by code: counts into starts[code + 2], sums, advances starts[code + 1]."""
+    for row in range(len(codes)):
+        starts[codes[row] + 2] += 1
     for code in range(2, len(starts)):
         starts[code] += starts[code - 1]
-    for place in range(len(codes)):
-        slot = starts[codes[place] + 1]
-        starts[codes[place] + 1] = slot + 1
-        places[slot] = place
+    for row in range(len(codes)):
+        slot = starts[codes[row] + 1]
+        starts[codes[row] + 1] = slot + 1
+        rows[slot] = row
 
 
 @compiled
-def nearest(starts, places, num_bits, ids, queries, distances, found, answered):
-    """Finds the nearest items of each query, by (distance, place).
+def nearest(starts, rows, num_bits, item_ids, queries, distances, ids, answered):
+    """Finds the nearest items of each query, by (distance, row).
 
     Args:
-      starts, places: of `Buckets`.
+      starts, rows: of `Buckets`.
       num_bits: k.
-      ids: int64[N], what to call each place.
+      item_ids: int64[N], the id of each row.
       queries: uint32[Q].
-      distances: int32[Q, top] to fill, with -1 where there are fewer items.
-      found: int64[Q, top] to fill with ids, likewise.
-      answered: bool[Q] to fill; False where it takes too many tries, or the queries before
-        have. What is filled there means nothing.
+      distances: int32[Q, top], filled; -1 where there are fewer items.
+      ids: int64[Q, top], filled likewise.
+      answered: bool[Q], filled; False where a query needs too many probes, or was left out
+        because many before it did. Its distances and ids mean nothing.
     """
-    count, wanted = len(places), found.shape[1]
-    tries = max(count // _TRIES, 1)
-    room = min(4 * wanted + 64, count)
-    ring, spare = np.empty(room, np.int32), np.empty(room, np.int32)
-    digits = np.empty(2**_DIGIT, np.int32)
-    failed = 0
+    count, top = len(rows), min(ids.shape[1], len(rows))
+    max_probes = max(count // _ITEMS_PER_PROBE, 1)
+    capacity = min(4 * top + 64, count)
+    candidates, scratch = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
+    digit_counts = np.empty(2**_DIGIT_BITS, np.int32)
+    failures = 0
     for q in range(len(queries)):
-        if failed > q // 2 + _PATIENCE:
+        if failures > q // 2 + _ALLOWED_FAILURES:
             answered[q:] = False
             return
-        size, tried, radius, codes = 0, 0, 0, 1
-        while size < min(wanted, count) and tried + codes <= tries:
-            need = min(wanted, count) - size
-            here = _gather(starts, places, num_bits, queries[q], radius, need, ring, spare, digits)
-            for i in range(here):
+        size, probes, radius, codes_at_radius = 0, 0, 0, 1
+        while size < top and probes + codes_at_radius <= max_probes:
+            num_collected = _collect_at_radius(
+                starts, rows, num_bits, queries[q], radius, top - size,
+                candidates, scratch, digit_counts,
+            )  # fmt: skip
+            for i in range(num_collected):
                 distances[q, size + i] = radius
-                found[q, size + i] = ids[ring[i]]
-            size += here
-            tried += codes
-            codes = codes * (num_bits - radius) // (radius + 1)
+                ids[q, size + i] = item_ids[candidates[i]]
+            size += num_collected
+            probes += codes_at_radius
+            codes_at_radius = codes_at_radius * (num_bits - radius) // (radius + 1)
             radius += 1
-        answered[q] = size == min(wanted, count)
-        failed += not answered[q]
+        answered[q] = size == top
+        failures += not answered[q]
         distances[q, size:] = -1
-        found[q, size:] = -1
+        ids[q, size:] = -1
 
 
 @numba.njit
-def _gather(starts, places, num_bits, query, radius, need, ring, spare, digits):
-    """Writes the first places at a distance into `ring`, ascending; returns how many."""
+def _collect_at_radius(
+    starts, rows, num_bits, query, radius, needed, candidates, scratch, digit_counts
+):  # fmt: skip
+    """Writes the first `needed` rows at a distance, ascending; returns how many there are."""
     size = 0
-    mask = (np.int64(1) << radius) - 1
-    while mask < np.int64(1) << num_bits:
-        code = np.int64(query) ^ mask
+    flips = (np.int64(1) << radius) - 1
+    while flips < np.int64(1) << num_bits:
+        code = np.int64(query) ^ flips
         start = starts[code]
-        stop = min(np.int64(starts[code + 1]), start + need)
+        stop = min(np.int64(starts[code + 1]), start + needed)
         while start < stop:
-            if size == len(ring):
-                _sort(ring, size, len(places), spare, digits)
-                size = need
-            step = min(stop - start, len(ring) - size)
-            ring[size : size + step] = places[start : start + step]
+            if size == len(candidates):
+                _sort(candidates, size, len(rows), scratch, digit_counts)
+                size = needed
+            step = min(stop - start, len(candidates) - size)
+            candidates[size : size + step] = rows[start : start + step]
             size += step
             start += step
-        if mask == 0:
+        if flips == 0:
             break
-        # The next number with as many bits.
-        lowest = lowest_bit(np.uint64(mask))
-        high = mask + (np.int64(1) << lowest)
-        mask = (((high ^ mask) >> 2) >> lowest) | high
+        # The next number with as many bits set (Gosper's hack).
+        lowest = lowest_bit(np.uint64(flips))
+        carried = flips + (np.int64(1) << lowest)
+        flips = (((carried ^ flips) >> 2) >> lowest) | carried
     if radius > 0:
-        _sort(ring, size, len(places), spare, digits)
-    return min(size, need)
+        _sort(candidates, size, len(rows), scratch, digit_counts)
+    return min(size, needed)
 
 
 @numba.njit
-def _sort(values, size, bound, spare, digits):
-    """Sorts the first values, all of them from 0 to bound - 1."""
-    if size <= _FEW:
+def _sort(values, size, bound, scratch, digit_counts):
+    """Sorts the first `size` values, which are from 0 to bound - 1: by insertion or radix."""
+    if size <= _INSERTION_SORT_LIMIT:
         for i in range(1, size):
             value = values[i]
             while i > 0 and values[i - 1] > value:
@@ -141,17 +147,17 @@ def _sort(values, size, bound, spare, digits):
         return
     shift = 0
     while (bound - 1) >> shift > 0:
-        digits[:] = 0
+        digit_counts[:] = 0
         for i in range(size):
-            digits[(values[i] >> shift) & (2**_DIGIT - 1)] += 1
+            digit_counts[(values[i] >> shift) & (2**_DIGIT_BITS - 1)] += 1
         before = 0
-        for digit in range(len(digits)):
-            here = digits[digit]
-            digits[digit] = before
-            before += here
+        for digit in range(len(digit_counts)):
+            count = digit_counts[digit]
+            digit_counts[digit] = before
+            before += count
         for i in range(size):
-            digit = (values[i] >> shift) & (2**_DIGIT - 1)
-            spare[digits[digit]] = values[i]
-            digits[digit] += 1
-        values[:size] = spare[:size]
-        shift += _DIGIT
+            digit = (values[i] >> shift) & (2**_DIGIT_BITS - 1)
+            scratch[digit_counts[digit]] = values[i]
+            digit_counts[digit] += 1
+        values[:size] = scratch[:size]
+        shift += _DIGIT_BITS

@@ -1,117 +1,129 @@
-"""The nearest of many codes, by a look at all of them; for the host.
+"""The nearest codes by an exhaustive scan of the database, for the CPU.
 
-Codes lie by words, uint32[W, N], so that 64 of them meet a query in a few vector
-instructions. What comes back is a bit each: is it near enough to count? Only where it
-is, the distance itself is looked at. What is near enough, a sample of the codes says
-at first, and then what has been found so far.
+Codes are stored by words, uint32[W, N], so that a few vector instructions compare 64 of
+them with a query. The result is a bit mask of the codes whose distance is below the query's
+threshold; only for these the distance itself is computed. The threshold comes from a sample
+of the codes at first, and falls as nearer codes are found.
 """
 
 import numba
 import numpy as np
 
-from llc_jax.codes.popcount import LANES, closer, compiled, distance, lowest_bit, popcount
+from llc_jax.codes.popcount import (
+    LANES,
+    below_threshold,
+    compiled,
+    hamming_distance,
+    lowest_bit,
+    popcount,
+)
 
-# Queries that meet a block of codes, one after the other, while it is in the cache.
-GROUP = 64
+# Queries that scan a block of codes, one after the other, while it is in the cache.
+QUERY_GROUP = 64
 # Words of codes in a block.
 _BLOCK_WORDS = 2**17
-# Codes that a query meets between two changes of what is near enough.
-_RUN = 2048
-# Bits of a mask that are written without asking whether they are set.
-_AT_ONCE = 2
-# Codes that are looked at first, a multiple of LANES.
+# Codes that a query scans between two updates of its threshold.
+_CHUNK = 2048
+# Bits of a mask that are written without a test whether they are set.
+_UNROLLED = 2
+# Codes in the sample that gives the first threshold, a multiple of LANES.
 _SAMPLE = 2048
+# A query's state: its threshold, the candidates below it, and all candidates, both counted.
+_THRESHOLD, _BELOW, _SIZE = range(3)
 
 
 @compiled
-def nearest(columns, ids, queries, rows, distances, found):
-    """Finds the nearest codes of each query, by (distance, place).
+def nearest(columns, item_ids, queries, query_indices, distances, ids):
+    """Finds the nearest codes of each query, by (distance, row).
 
     Args:
       columns: uint32[W, N], contiguous.
-      ids: int64[N], what to call each place.
+      item_ids: int64[N], the id of each row.
       queries: uint32[Q, W], contiguous.
-      rows: int64[R], which of the queries to answer.
-      distances: int32[Q, top] to fill there; with -1 where there are fewer codes.
-      found: int64[Q, top] to fill with ids, likewise.
+      query_indices: int64[R], which of the queries to answer.
+      distances: int32[Q, top], filled for these; -1 where there are fewer codes.
+      ids: int64[Q, top], filled likewise.
     """
     words, count = columns.shape
-    number, wanted = len(rows), found.shape[1]
-    farthest = 32 * words + 1
-    room = min(2 * wanted + LANES, count)
-    block = max(_RUN, _BLOCK_WORDS // words // _RUN * _RUN)
+    num_queries, top = len(query_indices), ids.shape[1]
+    above_all = 32 * words + 1
+    capacity = min(2 * top + LANES, count)
+    block = max(_CHUNK, _BLOCK_WORDS // words // _CHUNK * _CHUNK)
     # Where all codes are one block, the queries come one by one: they share nothing.
-    size = min(GROUP, number) if count > block else 1
-    levels = np.empty((size, farthest), np.int64)
-    states = np.empty((size, 3), np.int64)
-    places = np.empty((size, room), np.int64)
-    bits = np.empty((size, room), np.int16)
-    spare = np.empty(max(room, _RUN + _AT_ONCE), np.int64)
-    sample = _sample(columns, wanted)
-    for first in range(0, number, size):
-        group = rows[first : first + size]
-        for q, row in enumerate(group):
-            limit = _likely_limit(sample, queries[row], wanted / max(count, 1), farthest)
-            _begin(states[q], levels[q], limit)
+    group_size = min(QUERY_GROUP, num_queries) if count > block else 1
+    states = np.empty((group_size, 3), np.int64)
+    histograms = np.empty((group_size, above_all), np.int64)
+    rows = np.empty((group_size, capacity), np.int64)
+    row_distances = np.empty((group_size, capacity), np.int16)
+    scratch = np.empty(max(capacity, _CHUNK + _UNROLLED), np.int64)
+    sample = _sample(columns, top)
+    for first in range(0, num_queries, group_size):
+        group = query_indices[first : first + group_size]
+        for i, q in enumerate(group):
+            threshold = _first_threshold(sample, queries[q], top / max(count, 1), above_all)
+            _reset(states[i], histograms[i], threshold)
         for start in range(0, count, block):
             stop = min(start + block, count)
-            for q, row in enumerate(group):
-                _meet(
-                    columns, start, stop, queries[row], wanted,
-                    states[q], levels[q], places[q], bits[q], spare,
+            for i, q in enumerate(group):
+                _scan_block(
+                    columns, start, stop, queries[q], top,
+                    states[i], histograms[i], rows[i], row_distances[i], scratch,
                 )  # fmt: skip
-        for q, row in enumerate(group):
-            if states[q, 2] < min(wanted, count):  # The sample has misled.
-                _begin(states[q], levels[q], farthest)
-                _meet(
-                    columns, 0, count, queries[row], wanted,
-                    states[q], levels[q], places[q], bits[q], spare,
+        for i, q in enumerate(group):
+            if states[i, _SIZE] < min(top, count):  # The first threshold was too low.
+                _reset(states[i], histograms[i], above_all)
+                _scan_block(
+                    columns, 0, count, queries[q], top,
+                    states[i], histograms[i], rows[i], row_distances[i], scratch,
                 )  # fmt: skip
-            kept = _sort(states[q, 2], levels[q], places[q], bits[q], spare, distances[row])
-            _name(ids, spare[:kept], found[row])
+            size = _counting_sort(
+                states[i, _SIZE], histograms[i], rows[i], row_distances[i], scratch, distances[q]
+            )
+            _write_ids(item_ids, scratch[:size], ids[q])
 
 
 @compiled
-def count_within(columns, queries, levels):
-    """Counts codes by their distance: adds to levels[q, d], int64[Q, radius + 1]."""
+def count_within(columns, queries, histograms):
+    """Counts codes by their distance: adds to histograms[q, d], int64[Q, radius + 1]."""
     count = columns.shape[1]
-    near = np.empty(_RUN + _AT_ONCE, np.int64)
-    for start in range(0, count, _RUN):
-        stop = min(start + _RUN, count)
+    rows = np.empty(_CHUNK + _UNROLLED, np.int64)
+    for start in range(0, count, _CHUNK):
+        stop = min(start + _CHUNK, count)
         for q in range(len(queries)):
-            size = _note_near(columns, start, stop, queries[q], levels.shape[1], near)
+            size = _collect_below(columns, start, stop, queries[q], histograms.shape[1], rows)
             for i in range(size):
-                levels[q, distance(columns, near[i], queries[q])] += 1
+                histograms[q, hamming_distance(columns, rows[i], queries[q])] += 1
 
 
 @compiled
-def write_within(columns, ids, queries, slots, distances, found):
-    """Writes what `count_within` has counted, by (query, distance, place).
+def write_within(columns, item_ids, queries, slots, distances, ids):
+    """Writes what `count_within` has counted, by (query, distance, row).
 
     Args:
-      slots: int64[Q, radius + 1], where the codes at a distance from a query go; moved on.
-      distances: int32[M] to fill.
-      found: int64[M] to fill with ids.
+      slots: int64[Q, radius + 1], where the next code at a distance from a query is
+        written; incremented.
+      distances: int32[M], filled.
+      ids: int64[M], filled.
     """
     count = columns.shape[1]
-    near = np.empty(_RUN + _AT_ONCE, np.int64)
-    for start in range(0, count, _RUN):
-        stop = min(start + _RUN, count)
+    rows = np.empty(_CHUNK + _UNROLLED, np.int64)
+    for start in range(0, count, _CHUNK):
+        stop = min(start + _CHUNK, count)
         for q in range(len(queries)):
-            size = _note_near(columns, start, stop, queries[q], slots.shape[1], near)
+            size = _collect_below(columns, start, stop, queries[q], slots.shape[1], rows)
             for i in range(size):
-                bits = distance(columns, near[i], queries[q])
-                slot = slots[q, bits]
-                slots[q, bits] = slot + 1
-                distances[slot] = bits
-                found[slot] = ids[near[i]]
+                distance = hamming_distance(columns, rows[i], queries[q])
+                slot = slots[q, distance]
+                slots[q, distance] = slot + 1
+                distances[slot] = distance
+                ids[slot] = item_ids[rows[i]]
 
 
 @numba.njit
-def _sample(columns, wanted):
-    """Returns codes spread evenly over all, uint32[W, S]; none where that does not pay."""
+def _sample(columns, top):
+    """Returns evenly spaced codes, uint32[W, S]; none where a sample does not pay."""
     words, count = columns.shape
-    if count < 16 * _SAMPLE or wanted > count // 8:
+    if count < 16 * _SAMPLE or top > count // 8:
         return np.empty((words, 0), np.uint32)
     sample = np.empty((words, _SAMPLE), np.uint32)
     stride = count // _SAMPLE
@@ -122,17 +134,20 @@ def _sample(columns, wanted):
 
 
 @numba.njit
-def _likely_limit(sample, query, share, most):
-    """Returns a limit, `most` or less, below which a share of all codes very likely is."""
+def _first_threshold(sample, query, fraction, above_all):
+    """Returns a threshold, at most `above_all`, below which a fraction of all codes very likely is.
+
+    Bisection finds that quantile of the sample's distances, plus three standard deviations.
+    """
     size = sample.shape[1]
-    expected = share * size
+    expected = fraction * size
     needed = expected + 3 * np.sqrt(expected) + 3
-    low, high = 0, most
+    low, high = 0, above_all
     while low < high:
         middle = (low + high) // 2
         below = 0
         for row in range(0, size, LANES):
-            below += popcount(closer(sample, row, query, middle))
+            below += popcount(below_threshold(sample, row, query, middle))
         if below < needed:
             low = middle + 1
         else:
@@ -141,127 +156,135 @@ def _likely_limit(sample, query, share, most):
 
 
 @numba.njit
-def _begin(state, levels, limit):
-    """Sets a query's state: its limit, how many are noted below it, and how many at all."""
-    state[0], state[1], state[2] = limit, 0, 0
-    levels[:] = 0
+def _reset(state, histogram, threshold):
+    """Starts a query's state with a threshold and no candidates."""
+    state[_THRESHOLD], state[_BELOW], state[_SIZE] = threshold, 0, 0
+    histogram[:] = 0
 
 
 @numba.njit
-def _meet(columns, start, stop, query, wanted, state, levels, places, bits, spare):
-    """A query meets codes start..stop-1, and notes the places and bits of those near enough.
+def _scan_block(
+    columns, start, stop, query, top, state, histogram, rows, row_distances, scratch
+):  # fmt: skip
+    """Adds those of codes start .. stop - 1 that are below the threshold to the candidates.
 
-    A code is, if its distance is below the limit. Once as many as are wanted are noted
-    below it, the limit falls to the distance of the last of them: what comes later and is
-    as far does not count.
+    Once `top` candidates are below the threshold, it falls to the distance of the last of
+    them: a later code at that distance comes after it, so it does not count.
+
+    Args:
+      state: int64[3] of the query.
+      histogram: int64[D], how many candidates are at each distance.
+      rows: int64[capacity], the rows of the candidates, ascending.
+      row_distances: int16[capacity], their distances.
+      scratch: for `_collect_below`.
     """
-    limit, below, size = state[0], state[1], state[2]
-    while start < stop and limit > 0:
-        end = min(start + _RUN, stop)
-        near = _note_near(columns, start, end, query, limit, spare)
+    threshold, below, size = state[_THRESHOLD], state[_BELOW], state[_SIZE]
+    while start < stop and threshold > 0:
+        end = min(start + _CHUNK, stop)
+        num_collected = _collect_below(columns, start, end, query, threshold, scratch)
         start = end
-        for i in range(near):
-            place = spare[i]
-            here = distance(columns, place, query)
-            if here >= limit:
+        for i in range(num_collected):
+            row = scratch[i]
+            distance = hamming_distance(columns, row, query)
+            if distance >= threshold:
                 continue
-            if size == len(places):
-                size = _drop(limit, wanted - below, size, levels, places, bits)
-            places[size] = place
-            bits[size] = here
+            if size == len(rows):
+                size = _compact(threshold, top - below, size, histogram, rows, row_distances)
+            rows[size] = row
+            row_distances[size] = distance
             size += 1
-            levels[here] += 1
+            histogram[distance] += 1
             below += 1
-            while below >= wanted:
-                limit -= 1
-                below -= levels[limit]
-    state[0], state[1], state[2] = limit, below, size
+            while below >= top:
+                threshold -= 1
+                below -= histogram[threshold]
+    state[_THRESHOLD], state[_BELOW], state[_SIZE] = threshold, below, size
 
 
 @numba.njit
-def _note_near(columns, start, stop, query, limit, near):
-    """Writes which of codes start..stop-1 are nearer than the limit; returns how many.
+def _collect_below(columns, start, stop, query, threshold, rows):
+    """Writes which of codes start .. stop - 1 are below the threshold; returns how many.
 
-    near: int64[stop - start + _AT_ONCE] or more.
+    rows: int64[stop - start + _UNROLLED] or more.
     """
     size = 0
     row = start
     while row + 4 * LANES <= stop:
-        first = closer(columns, row, query, limit)
-        second = closer(columns, row + LANES, query, limit)
-        third = closer(columns, row + 2 * LANES, query, limit)
-        fourth = closer(columns, row + 3 * LANES, query, limit)
+        first = below_threshold(columns, row, query, threshold)
+        second = below_threshold(columns, row + LANES, query, threshold)
+        third = below_threshold(columns, row + 2 * LANES, query, threshold)
+        fourth = below_threshold(columns, row + 3 * LANES, query, threshold)
         if first | second | third | fourth != 0:
-            size = _note(first, row, near, size)
-            size = _note(second, row + LANES, near, size)
-            size = _note(third, row + 2 * LANES, near, size)
-            size = _note(fourth, row + 3 * LANES, near, size)
+            size = _append_rows(first, row, rows, size)
+            size = _append_rows(second, row + LANES, rows, size)
+            size = _append_rows(third, row + 2 * LANES, rows, size)
+            size = _append_rows(fourth, row + 3 * LANES, rows, size)
         row += 4 * LANES
     while row < stop:
-        if distance(columns, row, query) < limit:
-            near[size] = row
+        if hamming_distance(columns, row, query) < threshold:
+            rows[size] = row
             size += 1
         row += 1
     return size
 
 
 @numba.njit(inline="always")
-def _note(mask, row, near, size):
-    """Writes the places of the bits of a mask; returns the size with them."""
+def _append_rows(mask, first_row, rows, size):
+    """Appends the row of each bit that is set in a mask; returns the new size."""
     end = size + popcount(mask)
-    # Seldom more than a few: they are written without asking how many.
-    for slot in range(size, size + _AT_ONCE):
-        near[slot] = row + lowest_bit(mask)
+    # A mask seldom has more than a few bits set: these need no branch.
+    for slot in range(size, size + _UNROLLED):
+        rows[slot] = first_row + lowest_bit(mask)
         mask &= mask - np.uint64(1)
-    size += _AT_ONCE
+    size += _UNROLLED
     while size < end:
-        near[size] = row + lowest_bit(mask)
+        rows[size] = first_row + lowest_bit(mask)
         mask &= mask - np.uint64(1)
         size += 1
     return end
 
 
 @numba.njit
-def _drop(limit, at_limit, size, levels, places, bits):
-    """Keeps what is noted below the limit, and the first few at it; returns how many."""
+def _compact(threshold, at_threshold, size, histogram, rows, row_distances):
+    """Keeps the candidates below the threshold and the first few at it; returns how many."""
     kept = 0
     for i in range(size):
-        here = bits[i]
-        if here > limit or (here == limit and at_limit == 0):
-            levels[here] -= 1
+        distance = row_distances[i]
+        if distance > threshold or (distance == threshold and at_threshold == 0):
+            histogram[distance] -= 1
             continue
-        if here == limit:
-            at_limit -= 1
-        places[kept] = places[i]
-        bits[kept] = here
+        if distance == threshold:
+            at_threshold -= 1
+        rows[kept] = rows[i]
+        row_distances[kept] = distance
         kept += 1
     return kept
 
 
 @numba.njit
-def _sort(size, levels, places, bits, by_distance, distances):
-    """Sorts what is noted into `by_distance`; returns how many of them are wanted.
+def _counting_sort(size, histogram, rows, row_distances, sorted_rows, distances):
+    """Sorts the candidates into `sorted_rows`; returns how many of them are results.
 
-    levels: how many are noted at each distance; is lost.
-    distances: int32[top] to fill, with -1 where there are fewer.
+    histogram: how many candidates are at each distance; overwritten.
+    distances: int32[top], filled; -1 where there are fewer.
     """
     before = 0
-    for here in range(len(levels)):
-        count = levels[here]
-        levels[here] = before
-        distances[before : before + count] = here
+    for distance in range(len(histogram)):
+        count = histogram[distance]
+        histogram[distance] = before
+        distances[before : before + count] = distance
         before += count
     for i in range(size):
-        slot = levels[bits[i]]
-        levels[bits[i]] = slot + 1
-        by_distance[slot] = places[i]
+        slot = histogram[row_distances[i]]
+        histogram[row_distances[i]] = slot + 1
+        sorted_rows[slot] = rows[i]
     distances[size:] = -1
     return min(size, len(distances))
 
 
 @numba.njit
-def _name(ids, places, found):
-    """Writes the ids of places, and -1 after them."""
-    for slot in range(len(places)):
-        found[slot] = ids[places[slot]]
-    found[len(places) :] = -1
+def _write_ids(item_ids, rows, ids):
+    """Writes the ids of rows, and -1 after them."""
+    for slot in range(len(rows)):
+        ids[slot] = item_ids[rows[slot]]
+    ids[len(rows) :] = -1

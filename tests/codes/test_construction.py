@@ -64,9 +64,9 @@ def test_where_balanced_codes_are_too_few_hadamard_is_random():
 def test_svd_equals_numpy(classes, dims):
     weights = np.random.default_rng(0).normal(size=(classes, dims))
     u, s, _ = np.linalg.svd(weights, full_matrices=False)
-    found = construction.svd(weights, 5)
-    np.testing.assert_allclose(np.abs(found), np.abs((u * s)[:, :5]), atol=1e-5)
-    assert (found[np.abs(found).argmax(0), np.arange(5)] > 0).all()
+    latent = construction.svd(weights, 5)
+    np.testing.assert_allclose(np.abs(latent), np.abs((u * s)[:, :5]), atol=1e-5)
+    assert (latent[np.abs(latent).argmax(0), np.arange(5)] > 0).all()
 
 
 def test_svd_of_a_hierarchy_gives_its_branches_a_bit():
@@ -74,12 +74,12 @@ def test_svd_of_a_hierarchy_gives_its_branches_a_bit():
     rng = np.random.default_rng(0)
     weights = rng.normal(scale=0.1, size=(20, 6))
     weights[:, 0] += np.repeat([3, -3], 10)
-    found = construction.svd(weights, 1)[:, 0] >= 0
-    assert found[:10].all() != found[10:].all()
+    bits = construction.svd(weights, 1)[:, 0] >= 0
+    assert bits[:10].all() != bits[10:].all()
 
 
 def canonical_correlations(features, labels):
-    """Of the whitened blocks, by one SVD: the textbook's way."""
+    """The textbook's solution: by an SVD of the product of the whitened blocks."""
     x = features - features.mean(0)
     y = np.eye(labels.max() + 1)[labels][:, :-1]
     y = y - y.mean(0)
@@ -98,17 +98,17 @@ def test_cca_finds_the_canonical_variates():
     np.testing.assert_allclose(variates.mean(0), 0, atol=1e-6)
     np.testing.assert_allclose(variates.T @ variates / 280, np.eye(6), atol=1e-5)
     expected, qx = canonical_correlations(features, labels)
-    found = np.linalg.norm(qx.T @ variates, axis=0) / np.linalg.norm(variates, axis=0)
-    np.testing.assert_allclose(found, expected[:6], atol=1e-5)
+    correlations = np.linalg.norm(qx.T @ variates, axis=0) / np.linalg.norm(variates, axis=0)
+    np.testing.assert_allclose(correlations, expected[:6], atol=1e-5)
 
 
 def test_moments_of_batches_add_up():
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(60, 5)), np.arange(60) % 4
-    whole = construction.moments(features, labels, 4)
-    parts = [construction.moments(features[i::2], labels[i::2], 4) for i in range(2)]
-    for a, b, c in zip(whole, *parts, strict=True):
-        np.testing.assert_allclose(a, b + c)
+    total = construction.moments(features, labels, 4)
+    batches = [construction.moments(features[i::2], labels[i::2], 4) for i in range(2)]
+    for expected, first, second in zip(total, *batches, strict=True):
+        np.testing.assert_allclose(first + second, expected)
 
 
 def test_repair_moves_collisions_to_the_nearest_free_code():
@@ -116,7 +116,7 @@ def test_repair_moves_collisions_to_the_nearest_free_code():
     repaired = construction.repair(latent)
     assert len(np.unique(repaired >= 0, axis=0)) == 5
     np.testing.assert_array_equal(repaired[[0, 2, 4]], latent[[0, 2, 4]])
-    # Flipping bit 0 of class 1 meets class 2, so bit 1 goes; that takes class 3 to bit 2.
+    # Class 1 with bit 0 flipped is class 2, so bit 1 is flipped; then class 3 flips bit 2.
     np.testing.assert_array_equal(repaired[1], [0.5, -2, 3])
     np.testing.assert_array_equal(repaired[3], [1, 0, -2])
 

@@ -17,8 +17,8 @@ def test_distance_counts_different_bits(num_bits):
     rng = np.random.default_rng(0)
     a, b = signs(rng, 9, num_bits), signs(rng, 5, num_bits)
     packed_a, packed_b = packing.pack(a), packing.pack(b)
-    found = hamming.distance(packed_a[:, None, :], packed_b[None, :, :])
-    np.testing.assert_array_equal(found, distances_NL(a, b))
+    distances = hamming.distance(packed_a[:, None, :], packed_b[None, :, :])
+    np.testing.assert_array_equal(distances, distances_NL(a, b))
 
 
 @pytest.mark.parametrize(
@@ -28,19 +28,19 @@ def test_nearest_equals_brute_force(classes, num_bits):
     rng = np.random.default_rng(classes)
     queries, codes = signs(rng, 50, num_bits), signs(rng, classes, num_bits)
     queries[:5] = codes[rng.integers(classes, size=5)]
-    found = hamming.nearest(packing.pack(queries), packing.pack(codes))
+    nearest = hamming.nearest(packing.pack(queries), packing.pack(codes))
     expected = distances_NL(queries, codes)
-    np.testing.assert_array_equal(found.distance, expected.min(1))
-    np.testing.assert_array_equal(found.index, expected.argmin(1))
-    np.testing.assert_array_equal(found.ties, (expected == expected.min(1)[:, None]).sum(1))
+    np.testing.assert_array_equal(nearest.distance, expected.min(1))
+    np.testing.assert_array_equal(nearest.index, expected.argmin(1))
+    np.testing.assert_array_equal(nearest.ties, (expected == expected.min(1)[:, None]).sum(1))
 
 
 def test_nearest_among_equal_codes_is_the_first_of_all():
     codes = packing.pack(np.ones((2500, 20), np.int8))
-    found = hamming.nearest(packing.pack(-np.ones((3, 20), np.int8)), codes)
-    np.testing.assert_array_equal(found.index, 0)
-    np.testing.assert_array_equal(found.distance, 20)
-    np.testing.assert_array_equal(found.ties, 2500)
+    nearest = hamming.nearest(packing.pack(-np.ones((3, 20), np.int8)), codes)
+    np.testing.assert_array_equal(nearest.index, 0)
+    np.testing.assert_array_equal(nearest.distance, 20)
+    np.testing.assert_array_equal(nearest.ties, 2500)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_more_codes_than_a_key_can_number(monkeypatch):
     rng = np.random.default_rng(0)
     queries, codes = signs(rng, 57, 40), signs(rng, 997, 40)
     queries[:20], codes[900:] = codes[950], codes[30:127]
-    found = hamming.nearest(packing.pack(queries), packing.pack(codes))
+    nearest = hamming.nearest(packing.pack(queries), packing.pack(codes))
     expected = distances_NL(queries, codes)
-    np.testing.assert_array_equal(found.distance, expected.min(1))
-    np.testing.assert_array_equal(found.index, expected.argmin(1))
-    np.testing.assert_array_equal(found.ties, (expected == expected.min(1)[:, None]).sum(1))
+    np.testing.assert_array_equal(nearest.distance, expected.min(1))
+    np.testing.assert_array_equal(nearest.index, expected.argmin(1))
+    np.testing.assert_array_equal(nearest.ties, (expected == expected.min(1)[:, None]).sum(1))

@@ -18,45 +18,45 @@ from llc_jax.search import export
 PATHS = ("a.png", "with\ttab\\and\nline.png", "ü/'quote'.png")
 
 
-def items(num_bits, count=300, paths=None):
+def random_table(num_bits, count=300, paths=None):
     signs = np.random.default_rng(num_bits).choice(np.array([-1, 1], np.int8), (count, num_bits))
     codes = np.asarray(packing.pack(signs))
     ids = np.arange(count) if paths else np.arange(count) * 7 + 10**11
-    return export.Items(num_bits, codes, ids, paths)
+    return export.CodeTable(num_bits, codes, ids, paths)
 
 
-def searched(some, top):
-    index = llc_jax.HammingIndex(some.num_bits)
-    index.add(some.codes, some.ids)
-    return index.search(some.codes[:20], top)
+def search_itself(table, top):
+    index = llc_jax.HammingIndex(table.num_bits)
+    index.add(table.codes, table.ids)
+    return index.search(table.codes[:20], top)
 
 
-def bits(some):
-    return (np.asarray(packing.unpack(some.codes, some.num_bits)) > 0).astype(np.uint8)
+def bit_matrix(table):
+    return (np.asarray(packing.unpack(table.codes, table.num_bits)) > 0).astype(np.uint8)
 
 
 @pytest.mark.parametrize("num_bits", [7, 20, 33, 64])
 def test_faiss_finds_the_same_distances(num_bits, tmp_path):
     faiss = pytest.importorskip("faiss")
-    some = items(num_bits)
-    export.write(some, "faiss", tmp_path / "codes.faiss")
+    table = random_table(num_bits)
+    export.write(table, "faiss", tmp_path / "codes.faiss")
     index = faiss.read_index_binary(str(tmp_path / "codes.faiss"))
-    distances, ids = index.search(some.octets[:20], 300)
-    expected, expected_ids = searched(some, 300)
+    distances, ids = index.search(table.code_bytes[:20], 300)
+    expected, expected_ids = search_itself(table, 300)
     np.testing.assert_array_equal(distances, expected)
-    for row, other in zip(ids, expected_ids, strict=True):
-        assert set(row) == set(other)
+    for row, expected_row in zip(ids, expected_ids, strict=True):
+        assert set(row) == set(expected_row)
 
 
 @pytest.mark.parametrize("num_bits", [7, 20, 33, 64])
 def test_npy_holds_the_bits_in_order(num_bits, tmp_path):
-    some = items(num_bits)
-    export.write(some, "npy", tmp_path / "codes.npy")
-    octets = np.load(tmp_path / "codes.npy")
-    assert octets.shape == (300, -(-num_bits // 8))
-    found = np.unpackbits(octets, axis=1, bitorder="little")
-    np.testing.assert_array_equal(found[:, :num_bits], bits(some))
-    assert not found[:, num_bits:].any()
+    table = random_table(num_bits)
+    export.write(table, "npy", tmp_path / "codes.npy")
+    code_bytes = np.load(tmp_path / "codes.npy")
+    assert code_bytes.shape == (300, -(-num_bits // 8))
+    bits = np.unpackbits(code_bytes, axis=1, bitorder="little")
+    np.testing.assert_array_equal(bits[:, :num_bits], bit_matrix(table))
+    assert not bits[:, num_bits:].any()
 
 
 @pytest.mark.parametrize("paths", [None, PATHS])
@@ -64,27 +64,27 @@ def test_parquet_holds_ids_codes_and_paths(paths, tmp_path):
     pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    some = items(20, 3, paths)
-    export.write(some, "parquet", tmp_path / "codes.parquet")
-    table = parquet.read_table(tmp_path / "codes.parquet")
-    assert table.schema.metadata[b"num_bits"] == b"20"
-    np.testing.assert_array_equal(table["id"], some.ids)
-    np.testing.assert_array_equal(np.array(table["code"].to_pylist(), np.uint8), some.octets)
-    assert table.column_names == ["id", "code", *(["path"] if paths else [])]
+    table = random_table(20, 3, paths)
+    export.write(table, "parquet", tmp_path / "codes.parquet")
+    loaded = parquet.read_table(tmp_path / "codes.parquet")
+    assert loaded.schema.metadata[b"num_bits"] == b"20"
+    np.testing.assert_array_equal(loaded["id"], table.ids)
+    np.testing.assert_array_equal(np.array(loaded["code"].to_pylist(), np.uint8), table.code_bytes)
+    assert loaded.column_names == ["id", "code", *(["path"] if paths else [])]
     if paths:
-        assert tuple(table["path"].to_pylist()) == paths
+        assert tuple(loaded["path"].to_pylist()) == paths
 
 
 def unescaped(text):
-    """What COPY makes of a field."""
-    meant = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}
-    return re.sub(r"\\(.)", lambda match: meant[match[1]], text)
+    """A field as COPY reads it."""
+    escapes = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}
+    return re.sub(r"\\(.)", lambda match: escapes[match[1]], text)
 
 
 @pytest.mark.parametrize("paths", [None, PATHS])
 def test_rows_for_copy_hold_ids_codes_and_paths(paths, tmp_path):
-    some = items(33, 3, paths)
-    export.write(some, "pgvector", tmp_path / "it's.sql")
+    table = random_table(33, 3, paths)
+    export.write(table, "pgvector", tmp_path / "it's.sql")
     statements = (tmp_path / "it's.sql").read_text(encoding="utf-8")
     assert "code bit(33) NOT NULL" in statements
     columns = re.search(r"^\\copy codes \((.*)\) FROM 'it''s\.tsv'$", statements, re.MULTILINE)
@@ -92,30 +92,31 @@ def test_rows_for_copy_hold_ids_codes_and_paths(paths, tmp_path):
     lines = (tmp_path / "it's.tsv").read_text(encoding="utf-8").removesuffix("\n").split("\n")
     for row, line in enumerate(lines):
         number, code, *path = map(unescaped, line.split("\t"))
-        assert int(number) == some.ids[row]
-        assert code == "".join(map(str, bits(some)[row]))
+        assert int(number) == table.ids[row]
+        assert code == "".join(map(str, bit_matrix(table)[row]))
         assert path == ([paths[row]] if paths else [])
     assert len(lines) == 3
 
 
-def test_rows_are_written_in_parts(tmp_path, monkeypatch):
-    some = items(20)
-    export.write(some, "pgvector", tmp_path / "once.sql")
-    monkeypatch.setattr(export, "_ROWS", 64)
-    export.write(some, "pgvector", tmp_path / "parts.sql")
-    assert (tmp_path / "once.tsv").read_bytes() == (tmp_path / "parts.tsv").read_bytes()
+def test_rows_are_written_in_chunks(tmp_path, monkeypatch):
+    table = random_table(20)
+    export.write(table, "pgvector", tmp_path / "one_chunk.sql")
+    monkeypatch.setattr(export, "_CHUNK", 64)
+    export.write(table, "pgvector", tmp_path / "chunks.sql")
+    assert (tmp_path / "one_chunk.tsv").read_bytes() == (tmp_path / "chunks.tsv").read_bytes()
 
 
-def programs():
-    """The folder of PostgreSQL's programs, of one that has pgvector."""
-    places = [
+def postgresql_programs():
+    """The folder of the programs of a PostgreSQL that has pgvector."""
+    candidates = [
         shutil.which("initdb"),
         *map(str, pathlib.Path("/").glob("usr/lib/postgresql/*/bin/initdb")),
     ]
-    for place in filter(None, places):
-        folder = pathlib.Path(place).resolve().parent
-        told = subprocess.run([folder / "pg_config", "--sharedir"], capture_output=True, text=True)
-        if (pathlib.Path(told.stdout.strip()) / "extension/vector.control").is_file():
+    for initdb in filter(None, candidates):
+        folder = pathlib.Path(initdb).resolve().parent
+        command = [folder / "pg_config", "--sharedir"]
+        sharedir = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        if (pathlib.Path(sharedir) / "extension/vector.control").is_file():
             return folder
     pytest.skip("there is no PostgreSQL with the extension pgvector on this machine")
 
@@ -123,16 +124,16 @@ def programs():
 @pytest.fixture
 def psql():
     """Runs psql in a folder, against a server of its own; returns what it prints."""
-    folder = programs()
+    folder = postgresql_programs()
     # PostgreSQL refuses to run as root.
     user = {"user": "nobody"} if os.geteuid() == 0 else {}
 
-    def call(program, *arguments, **others):
-        done = subprocess.run(
-            [folder / program, *arguments], capture_output=True, text=True, **others
+    def call(program, *arguments, **options):
+        process = subprocess.run(
+            [folder / program, *arguments], capture_output=True, text=True, **options
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
     with tempfile.TemporaryDirectory() as home:
         if user:
@@ -149,43 +150,43 @@ def psql():
 
 
 def test_postgresql_finds_the_same(psql, tmp_path):
-    some = items(20, 300, tuple(f"{number}{PATHS[number % 3]}" for number in range(300)))
-    export.write(some, "pgvector", tmp_path / "codes.sql")
+    table = random_table(20, 300, tuple(f"{number}{PATHS[number % 3]}" for number in range(300)))
+    export.write(table, "pgvector", tmp_path / "codes.sql")
     psql("--file=codes.sql", cwd=tmp_path)
-    distances, ids = searched(some, 10)
+    distances, ids = search_itself(table, 10)
     for row in range(20):
-        code = "".join(map(str, bits(some)[row]))
+        code = "".join(map(str, bit_matrix(table)[row]))
         query = (
             f"SELECT json_agg(t) FROM (SELECT id, path, code <~> B'{code}' AS distance "
             "FROM codes ORDER BY distance, id LIMIT 10) t"
         )
-        found = json.loads(psql("--tuples-only", "--no-align", "--command", query, cwd=tmp_path))
-        assert [one["id"] for one in found] == ids[row].tolist()
-        assert [one["distance"] for one in found] == distances[row].tolist()
-        assert [one["path"] for one in found] == [some.paths[number] for number in ids[row]]
+        results = json.loads(psql("--tuples-only", "--no-align", "--command", query, cwd=tmp_path))
+        assert [result["id"] for result in results] == ids[row].tolist()
+        assert [result["distance"] for result in results] == distances[row].tolist()
+        assert [result["path"] for result in results] == [table.paths[i] for i in ids[row]]
 
 
 def test_reads_what_encode_wrote_and_an_index(tmp_path):
-    some = items(20, 3, PATHS)
-    np.savez(tmp_path / "codes.npz", codes=some.codes.astype("<u4"), num_bits=20, paths=PATHS)
-    found = export.read(tmp_path / "codes.npz")
-    assert (found.num_bits, found.paths) == (20, PATHS)
-    np.testing.assert_array_equal(found.codes, some.codes)
-    np.testing.assert_array_equal(found.ids, [0, 1, 2])
+    table = random_table(20, 3, PATHS)
+    np.savez(tmp_path / "codes.npz", codes=table.codes.astype("<u4"), num_bits=20, paths=PATHS)
+    loaded = export.read(tmp_path / "codes.npz")
+    assert (loaded.num_bits, loaded.paths) == (20, PATHS)
+    np.testing.assert_array_equal(loaded.codes, table.codes)
+    np.testing.assert_array_equal(loaded.ids, [0, 1, 2])
     assert cli.main(["index", f"--codes={tmp_path}/codes.npz", f"--out={tmp_path}/a.index"]) == 0
-    for given in ("codes.npz", "a.index"):
-        out = tmp_path / f"{given}.npy"
-        arguments = [f"--codes={tmp_path / given}", "--to=npy", f"--out={out}"]
+    for name in ("codes.npz", "a.index"):
+        out = tmp_path / f"{name}.npy"
+        arguments = [f"--codes={tmp_path / name}", "--to=npy", f"--out={out}"]
         assert cli.main(["export", *arguments]) == 0
-        np.testing.assert_array_equal(np.load(out), some.octets)
+        np.testing.assert_array_equal(np.load(out), table.code_bytes)
 
 
 def test_bad_input_is_named(tmp_path, capsys):
-    some = items(20, 3)
+    table = random_table(20, 3)
     with pytest.raises(InputError, match="no form 'csv': choose one of faiss, npy"):
-        export.write(some, "csv", tmp_path / "a.csv")
+        export.write(table, "csv", tmp_path / "a.csv")
     with pytest.raises(InputError, match="for npy are a .npy file, not"):
-        export.write(some, "npy", tmp_path / "a.txt")
+        export.write(table, "npy", tmp_path / "a.txt")
     with pytest.raises(InputError, match="There are no codes at"):
         export.read(tmp_path / "none.npz")
     np.savez(tmp_path / "other.npz", codes=np.zeros((3, 1), np.uint32))

@@ -9,15 +9,15 @@ from llc_jax.search import buckets, index_file, scan
 BITS = [1, 7, 10, 16, 20, 24, 25, 31, 32, 33, 48, 64, 100, 130]
 
 
-def drawn(rng, count, num_bits, different=None):
-    """Packed codes, of which only so many are different."""
-    signs = rng.choice(np.array([-1, 1], np.int8), size=(different or count, num_bits))
+def random_codes(rng, count, num_bits, distinct=None):
+    """Packed codes, drawn from `distinct` different ones."""
+    signs = rng.choice(np.array([-1, 1], np.int8), size=(distinct or count, num_bits))
     codes = np.array(packing.pack(signs))
-    return codes if different is None else codes[rng.integers(different, size=count)]
+    return codes if distinct is None else codes[rng.integers(distinct, size=count)]
 
 
-def near(rng, codes, count):
-    """Queries that have one bit less or more in common with some of the codes."""
+def near_queries(rng, codes, count):
+    """Random codes of the database, every second with one bit flipped."""
     queries = codes[rng.integers(len(codes), size=count)].copy()
     queries[::2, 0] ^= 1
     return queries
@@ -28,7 +28,7 @@ def distances_QN(queries, codes):
 
 
 def brute_force(queries, codes, ids, top):
-    """By (distance, place), padded with -1."""
+    """Distances and ids by (distance, row), padded with -1."""
     distances = distances_QN(queries, codes)
     order = np.argsort(distances, axis=1, kind="stable")[:, :top]
     missing = ((0, 0), (0, top - order.shape[1]))
@@ -39,27 +39,27 @@ def brute_force(queries, codes, ids, top):
     )
 
 
-def made(num_bits, codes, ids=None):
+def make_index(num_bits, codes, ids=None):
     index = llc_jax.HammingIndex(num_bits)
     index.add(codes, ids)
     return index
 
 
-def assert_same(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
-        assert one.dtype == other.dtype
+def assert_same(results, expected):
+    for array, expected_array in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(array, expected_array)
+        assert array.dtype == expected_array.dtype
 
 
 @pytest.mark.parametrize("num_bits", BITS)
-@pytest.mark.parametrize("different", [None, 40])
-def test_equals_brute_force(num_bits, different):
+@pytest.mark.parametrize("distinct", [None, 40])
+def test_equals_brute_force(num_bits, distinct):
     rng = np.random.default_rng(num_bits)
-    codes = drawn(rng, 3001, num_bits, different)
-    queries = np.concatenate([near(rng, codes, 12), drawn(rng, 12, num_bits)])
+    codes = random_codes(rng, 3001, num_bits, distinct)
+    queries = np.concatenate([near_queries(rng, codes, 12), random_codes(rng, 12, num_bits)])
     ids = rng.permutation(10**6)[:3001] - 500_000
     ids[ids == -1] = 10**12
-    index = made(num_bits, codes[:1000], ids[:1000])
+    index = make_index(num_bits, codes[:1000], ids[:1000])
     index.add(codes[1000:], ids[1000:])
     assert len(index) == 3001
     for top in (1, 10, 700, 3001, 3010):
@@ -67,31 +67,31 @@ def test_equals_brute_force(num_bits, different):
 
 
 @pytest.mark.parametrize(("num_bits", "count"), [(12, 200_000), (20, 200_000), (40, 200_000)])
-@pytest.mark.parametrize("different", [None, 3])
-def test_equals_brute_force_among_many(num_bits, count, different):
+@pytest.mark.parametrize("distinct", [None, 3])
+def test_equals_brute_force_among_many(num_bits, count, distinct):
     rng = np.random.default_rng(count)
-    codes = drawn(rng, count, num_bits, different)
-    # With 20 bits, buckets give up on random queries, and after some of them on all.
-    random = drawn(rng, 20 if num_bits == 20 else 3, num_bits)
-    queries = np.concatenate([near(rng, codes, 3), random])
-    index = made(num_bits, codes)
+    codes = random_codes(rng, count, num_bits, distinct)
+    # With 20 bits, random queries need too many probes: buckets give up, and all are scanned.
+    random = random_codes(rng, 20 if num_bits == 20 else 3, num_bits)
+    queries = np.concatenate([near_queries(rng, codes, 3), random])
+    index = make_index(num_bits, codes)
     for top in (10, 1000):
         expected = brute_force(queries, codes, np.arange(count), top)
         assert_same(index.search(queries, top), expected)
         assert_same(index.search(queries[:1], top), [array[:1] for array in expected])
 
 
-@pytest.mark.parametrize("order", ["near first", "far first", "near where a sample is taken"])
+@pytest.mark.parametrize("order", ["near first", "far first", "near in the sample"])
 def test_any_order_of_insertion(order):
     rng = np.random.default_rng(0)
     count = 16 * scan._SAMPLE + 100
-    codes, query = drawn(rng, count, 48), drawn(rng, 1, 48)
-    if order == "near where a sample is taken":
+    codes, query = random_codes(rng, count, 48), random_codes(rng, 1, 48)
+    if order == "near in the sample":
         codes[::16][:100] = query
     else:
         codes = codes[np.argsort(distances_QN(query, codes)[0])]
         codes = codes[::-1] if order == "far first" else codes
-    index = made(48, codes)
+    index = make_index(48, codes)
     for top in (10, 1000, 3000):
         assert_same(index.search(query, top), brute_force(query, codes, np.arange(count), top))
 
@@ -99,9 +99,9 @@ def test_any_order_of_insertion(order):
 @pytest.mark.parametrize("num_bits", [8, 20, 64])
 def test_finds_all_within_a_radius(num_bits):
     rng = np.random.default_rng(num_bits)
-    codes = drawn(rng, 5000, num_bits, different=900)
-    queries = near(rng, codes, 9)
-    index = made(num_bits, codes, np.arange(5000) * 3)
+    codes = random_codes(rng, 5000, num_bits, distinct=900)
+    queries = near_queries(rng, codes, 9)
+    index = make_index(num_bits, codes, np.arange(5000) * 3)
     for radius in (0, 2, num_bits // 2, num_bits + 5):
         offsets, distances, ids = index.range_search(queries, radius)
         assert offsets.dtype == ids.dtype == np.int64
@@ -109,18 +109,18 @@ def test_finds_all_within_a_radius(num_bits):
         expected = brute_force(queries, codes, np.arange(5000) * 3, 5000)
         for q in range(len(queries)):
             within = expected[0][q] <= radius
-            part = slice(offsets[q], offsets[q + 1])
-            np.testing.assert_array_equal(distances[part], expected[0][q, within])
-            np.testing.assert_array_equal(ids[part], expected[1][q, within])
+            results = slice(offsets[q], offsets[q + 1])
+            np.testing.assert_array_equal(distances[results], expected[0][q, within])
+            np.testing.assert_array_equal(ids[results], expected[1][q, within])
         assert offsets[-1] == len(ids)
 
 
 @pytest.mark.parametrize("num_bits", [10, 33])
 def test_removed_items_are_gone_and_the_order_stays(num_bits, tmp_path):
     rng = np.random.default_rng(num_bits)
-    codes, ids = drawn(rng, 3000, num_bits, different=200), np.arange(3000)
-    queries = near(rng, codes, 10)
-    index = made(num_bits, codes)
+    codes, ids = random_codes(rng, 3000, num_bits, distinct=200), np.arange(3000)
+    queries = near_queries(rng, codes, 10)
+    index = make_index(num_bits, codes)
     index.search(queries)
     removed = rng.choice(3000, 1234, replace=False)
     index.remove(np.concatenate([removed, removed[:10]]))
@@ -144,7 +144,7 @@ def test_removed_items_are_gone_and_the_order_stays(num_bits, tmp_path):
 
 
 def test_an_id_is_not_given_twice(tmp_path):
-    index = made(20, np.zeros((5, 1), np.uint32))
+    index = make_index(20, np.zeros((5, 1), np.uint32))
     index.remove(np.array([4]))
     index.save(tmp_path / "some.index")
     index = llc_jax.HammingIndex.load(tmp_path / "some.index")
@@ -158,23 +158,25 @@ def test_an_id_is_not_given_twice(tmp_path):
 @pytest.mark.parametrize("num_bits", [9, 40])
 def test_one_mask_on_all_codes_changes_nothing(num_bits):
     rng = np.random.default_rng(0)
-    codes = drawn(rng, 2500, num_bits, different=800)
-    queries, mask = near(rng, codes, 8), drawn(rng, 1, num_bits)
-    found = made(num_bits, codes).search(queries, 100)
-    assert_same(made(num_bits, codes ^ mask).search(queries ^ mask, 100), found)
+    codes = random_codes(rng, 2500, num_bits, distinct=800)
+    queries, mask = near_queries(rng, codes, 8), random_codes(rng, 1, num_bits)
+    expected = make_index(num_bits, codes).search(queries, 100)
+    assert_same(make_index(num_bits, codes ^ mask).search(queries ^ mask, 100), expected)
 
 
 @pytest.mark.parametrize("num_bits", [9, 40])
 def test_a_permutation_changes_only_the_order_of_ties(num_bits):
     rng = np.random.default_rng(0)
-    codes = drawn(rng, 2500, num_bits, different=800)
-    queries, order = near(rng, codes, 8), rng.permutation(2500)
-    distances, ids = made(num_bits, codes).search(queries, 2500)
-    others, found = made(num_bits, codes[order], order).search(queries, 2500)
-    np.testing.assert_array_equal(distances, others)
-    place = np.argsort(order)
+    codes = random_codes(rng, 2500, num_bits, distinct=800)
+    queries, order = near_queries(rng, codes, 8), rng.permutation(2500)
+    distances, ids = make_index(num_bits, codes).search(queries, 2500)
+    index = make_index(num_bits, codes[order], order)
+    permuted_distances, permuted_ids = index.search(queries, 2500)
+    np.testing.assert_array_equal(permuted_distances, distances)
+    rows = np.argsort(order)
     for q in range(len(queries)):
-        np.testing.assert_array_equal(found[q], ids[q, np.lexsort((place[ids[q]], distances[q]))])
+        expected = ids[q, np.lexsort((rows[ids[q]], distances[q]))]
+        np.testing.assert_array_equal(permuted_ids[q], expected)
 
 
 def test_an_empty_index_finds_nothing(tmp_path):
@@ -182,67 +184,67 @@ def test_an_empty_index_finds_nothing(tmp_path):
     index.add(np.zeros((0, 2), np.uint32))
     index.save(tmp_path / "empty.index")
     queries = np.zeros((3, 2), np.uint32)
-    for some in (index, llc_jax.HammingIndex.load(tmp_path / "empty.index")):
-        assert len(some) == 0
-        distances, ids = some.search(queries, 4)
+    for empty in (index, llc_jax.HammingIndex.load(tmp_path / "empty.index")):
+        assert len(empty) == 0
+        distances, ids = empty.search(queries, 4)
         np.testing.assert_array_equal(distances, np.full((3, 4), -1))
         np.testing.assert_array_equal(ids, np.full((3, 4), -1))
-        np.testing.assert_array_equal(some.range_search(queries, 40)[0], [0, 0, 0, 0])
-    assert made(40, queries).search(queries[:0])[1].shape == (0, 10)
+        np.testing.assert_array_equal(empty.range_search(queries, 40)[0], [0, 0, 0, 0])
+    assert make_index(40, queries).search(queries[:0])[1].shape == (0, 10)
 
 
-def test_what_was_added_may_be_changed():
+def test_arrays_that_were_added_may_be_changed():
     codes, ids = np.arange(5, dtype=np.uint32)[:, None], np.arange(5)
-    index = made(20, codes, ids)
+    index = make_index(20, codes, ids)
     codes[:], ids[:] = 0, 9
-    distances, found = index.search(np.array([[4]], np.uint32), 1)
-    assert (distances.item(), found.item()) == (0, 4)
+    distances, found_ids = index.search(np.array([[4]], np.uint32), 1)
+    assert (distances.item(), found_ids.item()) == (0, 4)
 
 
-def test_takes_what_jax_gives():
+def test_takes_jax_arrays():
     codes = packing.pack(np.eye(20, dtype=np.float32) - 0.5)
-    distances, ids = made(20, codes).search(codes[:2], 2)
+    distances, ids = make_index(20, codes).search(codes[:2], 2)
     np.testing.assert_array_equal(distances, [[0, 2], [0, 2]])
     np.testing.assert_array_equal(ids, [[0, 1], [1, 0]])
 
 
-def test_a_bucket_of_many_places_keeps_the_first():
+def test_of_a_large_bucket_the_first_rows_are_found():
     codes = np.repeat(np.arange(16, dtype=np.uint32), 3000)[:, None]
     codes = codes[np.random.default_rng(0).permutation(len(codes))]
     queries = np.arange(16, dtype=np.uint32)[:, None]
-    assert buckets.pay(4, len(codes))
-    index = made(4, codes)
+    assert buckets.worthwhile(4, len(codes))
+    index = make_index(4, codes)
     for top in (5, 3001, 14_000, 40_000):
         expected = brute_force(queries, codes, np.arange(len(codes)), top)
         assert_same(index.search(queries, top), expected)
 
 
 def test_the_same_items_give_the_same_file(tmp_path):
-    codes = drawn(np.random.default_rng(0), 1000, 33)
-    once = made(33, codes)
-    once.search(codes[:2])
-    once.save(tmp_path / "a.index")
-    twice = made(33, codes[:10])
-    twice.add(codes[10:])
-    twice.save(tmp_path / "b.index")
+    codes = random_codes(np.random.default_rng(0), 1000, 33)
+    added_at_once = make_index(33, codes)
+    added_at_once.search(codes[:2])
+    added_at_once.save(tmp_path / "a.index")
+    added_in_two = make_index(33, codes[:10])
+    added_in_two.add(codes[10:])
+    added_in_two.save(tmp_path / "b.index")
     llc_jax.HammingIndex.load(tmp_path / "b.index").save(tmp_path / "c.index")
-    first, *others = (path.read_bytes() for path in sorted(tmp_path.glob("*.index")))
-    assert others == [first, first]
+    files = [path.read_bytes() for path in sorted(tmp_path.glob("*.index"))]
+    assert files == [files[0]] * 3
 
 
 def test_every_damage_is_refused(tmp_path):
     path = tmp_path / "some.index"
-    made(33, drawn(np.random.default_rng(0), 50, 33)).save(path)
-    whole = path.read_bytes()
+    make_index(33, random_codes(np.random.default_rng(0), 50, 33)).save(path)
+    data = path.read_bytes()
     rng = np.random.default_rng(1)
-    for place in [*range(80), *rng.integers(len(whole), size=100), len(whole) - 1]:
-        damaged = bytearray(whole)
-        damaged[place] ^= 1 << rng.integers(8)
+    for offset in [*range(80), *rng.integers(len(data), size=100), len(data) - 1]:
+        damaged = bytearray(data)
+        damaged[offset] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="damaged|is not an index|has version|were written"):
             llc_jax.HammingIndex.load(path)
-    for length in [*range(0, 130, 7), len(whole) - 1, len(whole) + 1]:
-        path.write_bytes((whole + b"\0")[:length])
+    for length in [*range(0, 130, 7), len(data) - 1, len(data) + 1]:
+        path.write_bytes((data + b"\0")[:length])
         for verify in (True, False):
             with pytest.raises(InputError, match="some.index"):
                 llc_jax.HammingIndex.load(path, verify=verify)
@@ -257,7 +259,7 @@ def test_other_files_are_refused(tmp_path):
     np.savez(path.with_suffix(".npz"), codes=np.zeros(3))
     with pytest.raises(InputError, match="is not an index"):
         llc_jax.HammingIndex.load(path.with_suffix(".npz"))
-    made(20, np.zeros((1, 1), np.uint32)).save(path)
+    make_index(20, np.zeros((1, 1), np.uint32)).save(path)
     content = bytearray(path.read_bytes())
     content[len(index_file._MAGIC)] = 2
     path.write_bytes(content)
@@ -269,7 +271,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_bad_input_is_named():
-    index = made(20, np.zeros((2, 1), np.uint32), np.array([5, 9]))
+    index = make_index(20, np.zeros((2, 1), np.uint32), np.array([5, 9]))
     with pytest.raises(InputError, match="between 1 and 1024 bits, not 0"):
         llc_jax.HammingIndex(0)
     with pytest.raises(InputError, match=r"20 bits are uint32\[N, 1\], not uint32\[3, 2\]"):
@@ -282,17 +284,17 @@ def test_bad_input_is_named():
         index.search(np.zeros((1, 1), np.uint32), 0)
     with pytest.raises(InputError, match="at least 0 bits, not -1"):
         index.range_search(np.zeros((1, 1), np.uint32), -1)
-    one = np.zeros((1, 1), np.uint32)
+    code = np.zeros((1, 1), np.uint32)
     with pytest.raises(InputError, match="an item with the id 9 in the index already"):
-        index.add(one, np.array([9]))
+        index.add(code, np.array([9]))
     with pytest.raises(InputError, match="The id 3 is given more than once"):
         index.add(np.zeros((2, 1), np.uint32), np.array([3, 3]))
     with pytest.raises(InputError, match="There are 1 codes but 2 ids"):
-        index.add(one, np.array([1, 2]))
+        index.add(code, np.array([1, 2]))
     with pytest.raises(InputError, match=r"Ids are int64\[N\], not float64\[1\]"):
-        index.add(one, np.array([1.5]))
+        index.add(code, np.array([1.5]))
     with pytest.raises(InputError, match="cannot be an id"):
-        index.add(one, np.array([-1]))
+        index.add(code, np.array([-1]))
     with pytest.raises(InputError, match="no item with the id 6"):
         index.remove(np.array([5, 6]))
     assert len(index) == 2
