@@ -20,7 +20,7 @@ RADIUS = 2
 _MAX_QUERIES, _MAX_RANKS = 512, 2**22
 
 
-class Retrieved(NamedTuple):
+class RetrievalResult(NamedTuple):
     """Figures and curves of a retrieval.
 
     Attributes:
@@ -62,7 +62,7 @@ class Retrieval:
         queries: Iterable[dict[str, jax.Array]],
         database: Iterable[dict[str, jax.Array]],
         exclude: np.ndarray | None = None,
-    ) -> Retrieved:
+    ) -> RetrievalResult:
         """Returns figures over all queries that the batches do not mask.
 
         Args:
@@ -109,7 +109,7 @@ class Retrieval:
             result = evaluate_ranker(ranker, ranker_queries, query_labels, exclude, self._cutoffs)
             figures |= {prefix + name: value for name, value in result.figures.items()}
             curves |= {prefix + name: curve for name, curve in result.curves.items()}
-        return Retrieved(figures, curves)
+        return RetrievalResult(figures, curves)
 
     def _rankers(
         self, queries: np.ndarray, database: np.ndarray, labels: np.ndarray
@@ -142,7 +142,7 @@ def evaluate_ranker(
     query_labels: np.ndarray,
     exclude: np.ndarray,
     cutoffs: Sequence[int],
-) -> Retrieved:
+) -> RetrievalResult:
     """Returns the figures and the curves of one ranker; see `Retrieval.run`.
 
     Args:
@@ -176,7 +176,7 @@ def evaluate_ranker(
         precision, nonempty = curves["radius/precision"], curves["radius/found"]
         figures[f"precision_radius_{RADIUS}"] = float(precision[: RADIUS + 1][-1])
         curves["radius/precision"] = precision / np.where(nonempty > 0, nonempty, 1)
-    return Retrieved(figures, curves)
+    return RetrievalResult(figures, curves)
 
 
 def _figures_at_cutoff(ranking: Ranking, k: int) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from llc_jax.data import pipeline
 from llc_jax.errors import InputError
 from llc_jax.evaluation.classification import Classification
 from llc_jax.evaluation.decoding import Decoding
-from llc_jax.evaluation.retrieval import Retrieval, Retrieved
+from llc_jax.evaluation.retrieval import Retrieval, RetrievalResult
 from llc_jax.experiment import codebook_sources as codebooks
 from llc_jax.experiment.config import OptimizerConfig, StageConfig, is_file
 from llc_jax.experiment.setting import Setting, input_size, with_sharding
@@ -133,7 +133,7 @@ def measure_decoders(
     return decoding.run(setting.eval_batches(setting.dataset(name).evaluation))
 
 
-def measure_retrieval(setting: Setting, name: str, state: State) -> Retrieved:
+def measure_retrieval(setting: Setting, name: str, state: State) -> RetrievalResult:
     """Returns what the codes, or the features, of a stage are worth in retrieval.
 
     What is found among the classes that are held out of training is `unseen/...`.
@@ -162,7 +162,7 @@ def measure_retrieval(setting: Setting, name: str, state: State) -> Retrieved:
             found = retrieval.run(*batches, data.own)
             figures |= {which + key: value for key, value in found.figures.items()}
             curves |= {which + key: value for key, value in found.curves.items()}
-    return Retrieved(figures, curves)
+    return RetrievalResult(figures, curves)
 
 
 def _encoder(setting: Setting, name: str) -> Callable[..., Output]:
