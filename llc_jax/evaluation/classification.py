@@ -1,4 +1,4 @@
-"""How often images are classified right, by each decoder."""
+"""Classification accuracy of class logits and of decoded instance codes."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from llc_jax.codes import hamming, packing
 from llc_jax.models.heads import Output
 
-TOP = 5
+TOP_K = 5
 
 
 class Classification:
@@ -18,7 +18,7 @@ class Classification:
     Args:
       encode: uint8[B, H, W, 3] -> Output, jitted.
       class_codes: uint32[L, ceil(k / 32)], or None where the classes have no codes.
-      prefixes: also report what the first so many bits alone achieve.
+      prefixes: numbers of bits n; the figures of the first n bits alone are also reported.
     """
 
     def __init__(
@@ -51,21 +51,23 @@ class Classification:
         The figures for the best five of L classes exist where L > 5. Those of the first
         n bits alone are `prefix_<n>/mhd` and so on.
         """
-        totals = []
+        batch_sums = []
         for batch in batches:
             output = self._encode(batch["image"])
-            total = _count(output, batch["label"], batch["mask"], self._class_codes, self._prefixes)
-            totals.append(total)
-        totals = jax.device_get(totals)
-        if not totals:
+            sums = _sum_figures(
+                output, batch["label"], batch["mask"], self._class_codes, self._prefixes
+            )
+            batch_sums.append(sums)
+        batch_sums = jax.device_get(batch_sums)
+        if not batch_sums:
             raise ValueError("There are no batches to evaluate.")
-        sums = {name: math.fsum(total[name] for total in totals) for name in totals[0]}
-        examples = sums.pop("examples")
-        return {name: total / examples for name, total in sums.items()}
+        totals = {name: math.fsum(sums[name] for sums in batch_sums) for name in batch_sums[0]}
+        num_examples = totals.pop("examples")
+        return {name: total / num_examples for name, total in totals.items()}
 
 
 @jax.jit(static_argnums=4)
-def _count(
+def _sum_figures(
     output: Output,
     labels: jax.Array,
     mask: jax.Array,
@@ -75,31 +77,33 @@ def _count(
     """Sums each figure over the examples of a batch."""
     figures = {"examples": jnp.ones(labels.shape)}
     if output.class_logits is not None:
-        figures |= _of_logits("class_logits", output.class_logits, labels)
+        figures |= _logit_figures("class_logits", output.class_logits, labels)
     if output.code_logits is not None and class_codes is not None:
-        figures |= _of_codes(output.code_logits, labels, class_codes)
+        figures |= _code_figures(output.code_logits, labels, class_codes)
         for bits in prefixes:
             signs = packing.unpack(class_codes, output.code_logits.shape[1])
             class_prefixes = packing.pack(signs[:, :bits])
-            shorter = _of_codes(output.code_logits[:, :bits], labels, class_prefixes)
-            figures |= {f"prefix_{bits}/{name}": values for name, values in shorter.items()}
+            of_prefix = _code_figures(output.code_logits[:, :bits], labels, class_prefixes)
+            figures |= {f"prefix_{bits}/{name}": values for name, values in of_prefix.items()}
     return {
         name: jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0))
         for name, values in figures.items()
     }
 
 
-def _of_logits(name: str, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+def _logit_figures(name: str, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """Returns whether each example is right by class logits, bool[B], first and in the top 5."""
     figures = {name: jnp.argmax(logits, axis=1) == labels}
-    if logits.shape[1] > TOP:
-        _, best = jax.lax.top_k(logits, TOP)
-        figures[f"{name}_top{TOP}"] = jnp.any(best == labels[:, None], axis=1)
+    if logits.shape[1] > TOP_K:
+        _, top_classes = jax.lax.top_k(logits, TOP_K)
+        figures[f"{name}_top{TOP_K}"] = jnp.any(top_classes == labels[:, None], axis=1)
     return figures
 
 
-def _of_codes(
+def _code_figures(
     code_logits: jax.Array, labels: jax.Array, class_codes: jax.Array
 ) -> dict[str, jax.Array]:
+    """Returns the figures of each example by its code logits, [B]; see `Classification.run`."""
     num_bits = code_logits.shape[1]
     codes = packing.pack(code_logits)
     nearest = hamming.nearest(codes, class_codes)
@@ -111,6 +115,6 @@ def _of_codes(
         "ed": exact / nearest.ties,
         "mhd": (distance == nearest.distance) / nearest.ties,
         "mhd_first": nearest.index == labels,
-        **_of_logits("soft", class_logits, labels),
+        **_logit_figures("soft", class_logits, labels),
         "bits_right": num_bits - distance,
     }

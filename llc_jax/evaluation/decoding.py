@@ -1,4 +1,4 @@
-"""How right and how fast each decoder is, on the code logits of the evaluation images."""
+"""Accuracy and throughput of decoders, on the code logits of the evaluation images."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ from llc_jax.decoding import decoders
 from llc_jax.evaluation.gathering import gather
 from llc_jax.models.heads import Output
 
-_ROUNDS = 7
+_REPETITIONS = 7
 
 
 class Decoding:
@@ -21,8 +21,8 @@ class Decoding:
 
     Args:
       encode: uint8[B, H, W, 3] -> Output, jitted.
-      codebook: of the classes.
-      names: of decoders, as `decoders.make` takes them.
+      codebook: the class codes.
+      names: the decoders, as `decoders.make` takes their names.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Decoding:
         For each decoder:
 
           <name>/accuracy: how often its label is the true one
-          <name>/rejected: how often it gives none
+          <name>/rejected: how often it gives no label
           <name>/codes_per_second: from packed codes (logits where it needs them) to
             labels and distances, all examples in one call; median of seven
         """
@@ -46,18 +46,18 @@ class Decoding:
         codes = packing.pack(logits)
         figures = {}
         for name, decoder in self._decoders.items():
-            given = logits if decoder.needs_logits else codes
-            found = np.asarray(decoder(given)[0])
-            figures[f"{name}/accuracy"] = float(np.mean(found == labels))
-            figures[f"{name}/rejected"] = float(np.mean(found == decoders.REJECTED))
-            figures[f"{name}/codes_per_second"] = len(labels) / _seconds(decoder, given)
+            inputs = logits if decoder.needs_logits else codes
+            predictions = np.asarray(decoder(inputs)[0])
+            figures[f"{name}/accuracy"] = float(np.mean(predictions == labels))
+            figures[f"{name}/rejected"] = float(np.mean(predictions == decoders.REJECTED))
+            figures[f"{name}/codes_per_second"] = len(labels) / _median_seconds(decoder, inputs)
         return figures
 
 
-def _seconds(decoder: decoders.Decoder, given: jax.Array) -> float:
-    def timed() -> float:
+def _median_seconds(decoder: decoders.Decoder, inputs: jax.Array) -> float:
+    def seconds() -> float:
         start = time.perf_counter()
-        jax.block_until_ready(decoder(given))
+        jax.block_until_ready(decoder(inputs))
         return time.perf_counter() - start
 
-    return statistics.median(timed() for _ in range(_ROUNDS))
+    return statistics.median(seconds() for _ in range(_REPETITIONS))

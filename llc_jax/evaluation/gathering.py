@@ -1,4 +1,4 @@
-"""What the network makes of all images of a set, brought to every process."""
+"""Embeddings and labels of all images of a set, gathered in every process."""
 
 from collections.abc import Callable, Iterable
 
@@ -8,20 +8,21 @@ from jax.experimental import multihost_utils
 
 
 def gather(
-    represent: Callable[[jax.Array], jax.Array], batches: Iterable[dict[str, jax.Array]]
+    embed: Callable[[jax.Array], jax.Array], batches: Iterable[dict[str, jax.Array]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Encodes all images that the batches do not mask; each process its part of each batch.
+    """Embeds all images that the batches do not mask; each process its share of each batch.
 
     Args:
-      represent: uint8[B, H, W, 3] -> float32[B, d], jitted.
-      batches: of M images, padding and damaged ones included.
+      embed: uint8[B, H, W, 3] -> float32[B, d], jitted.
+      batches: batches of M images in all, padding and damaged ones included.
 
     Returns:
-      float32[N, d]; their labels, int32[N]; and which of the M they are, bool[M].
+      The embeddings of the N images that are not masked, float32[N, d]; their labels,
+      int32[N]; and the mask, bool[M].
     """
-    rows = []
+    gathered = []
     for batch in batches:
-        parts = (represent(batch["image"]), batch["label"], batch["mask"])
-        rows.append(multihost_utils.process_allgather(parts, tiled=True))
-    vectors, labels, mask = (np.concatenate(column) for column in zip(*rows, strict=True))
-    return vectors[mask], labels[mask], mask
+        sharded = (embed(batch["image"]), batch["label"], batch["mask"])
+        gathered.append(multihost_utils.process_allgather(sharded, tiled=True))
+    embeddings, labels, mask = (np.concatenate(arrays) for arrays in zip(*gathered, strict=True))
+    return embeddings[mask], labels[mask], mask

@@ -1,4 +1,4 @@
-"""How well queries find the images of their class in a database."""
+"""Retrieval: how well queries find the images of their class in a database."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -11,20 +11,20 @@ from llc_jax.codes import packing
 from llc_jax.errors import InputError
 from llc_jax.evaluation import metrics
 from llc_jax.evaluation.gathering import gather
-from llc_jax.evaluation.mesh_search import MeshHammingSearch
-from llc_jax.evaluation.score_search import asymmetric_search, cosine_search, dot_search
-from llc_jax.evaluation.search import HammingSearch, Ranking, Search
+from llc_jax.evaluation.mesh_rankings import MeshHammingRanker
+from llc_jax.evaluation.rankings import HammingRanker, Ranker, Ranking
+from llc_jax.evaluation.score_rankings import asymmetric_ranker, cosine_ranker, dot_ranker
 
 RADIUS = 2
-# Queries that are ranked at a time, and at most so many ranks of them.
-_QUERIES, _RANKS = 512, 2**22
+# The most queries, and the most ranks of all of them, that are ranked at a time.
+_MAX_QUERIES, _MAX_RANKS = 512, 2**22
 
 
-class Retrieved(NamedTuple):
-    """What a retrieval is worth.
+class RetrievalResult(NamedTuple):
+    """Figures and curves of a retrieval.
 
     Attributes:
-      figures: mean over all queries, by name.
+      figures: means over all queries, by name.
       curves: float64[K] or float64[k + 1], precision and recall, by name.
     """
 
@@ -33,25 +33,25 @@ class Retrieved(NamedTuple):
 
 
 class Retrieval:
-    """Retrieval by codes, by what the codes are the signs of, or by real features alone.
+    """Retrieval by codes and the code logits behind them, or by real features alone.
 
     Args:
-      represent: uint8[B, H, W, 3] -> float32[B, d], jitted.
+      embed: uint8[B, H, W, 3] -> float32[B, d], jitted.
       cutoffs: the ranks K at which rankings are cut.
-      codes: whether the signs of the representation are codes.
-      prefixes: also report what the first so many bits alone achieve.
+      codes: whether the embeddings are code logits, whose signs are codes.
+      prefixes: numbers of bits n; the figures of the first n bits alone are also reported.
       mesh: rank codes on its devices; None ranks them on the host.
     """
 
     def __init__(
         self,
-        represent: Callable[[jax.Array], jax.Array],
+        embed: Callable[[jax.Array], jax.Array],
         cutoffs: Sequence[int],
         codes: bool = True,
         prefixes: Sequence[int] = (),
         mesh: Mesh | None = None,
     ):
-        self._represent = represent
+        self._embed = embed
         self._cutoffs = tuple(cutoffs)
         self._codes = codes
         self._prefixes = tuple(prefixes)
@@ -62,14 +62,15 @@ class Retrieval:
         queries: Iterable[dict[str, jax.Array]],
         database: Iterable[dict[str, jax.Array]],
         exclude: np.ndarray | None = None,
-    ) -> Retrieved:
+    ) -> RetrievalResult:
         """Returns figures over all queries that the batches do not mask.
 
         Args:
           queries: batches of images and labels.
-          database: batches of what is searched; what has the query's label is relevant.
-          exclude: int64[Q], the place in the database of each query's own image, which it
-            shall not find; -1 where it is not there.
+          database: batches of images and labels; those with the query's label are relevant.
+          exclude: int64[Q], the position in the database of each query's own image, which is
+            left out of its ranking; -1 where the database does not have it. Damaged images
+            count in Q and in the positions.
 
         For codes, by Hamming distance, at each cutoff K:
 
@@ -78,141 +79,152 @@ class Retrieval:
           cmap_tie@K, cmap_min@K, cmap_max@K: the corrected one as the mean over all orders
             of items at one distance, in the worst order, and in the best
           precision@K, recall@K, ndcg@K
-          precision_radius_2: precision of what is within 2 bits, 0 where there is nothing
+          precision_radius_2: precision of the items within 2 bits, 0 where there are none
 
-        The same but the last for the code logits of the query against the signs in the
-        database (asymmetric/...), and for real representations (cosine/..., dot/...),
-        which are all that there is without codes. The first n bits alone are
+        The same but the last for the code logits of the query against the codes of the
+        database (asymmetric/...), and for embeddings (cosine/..., dot/...), which are all
+        that there is without codes. The figures of the first n bits alone are
         `prefix_<n>/...`.
 
         Curves are `rank/precision` and `rank/recall` of the first 1, 2, ... up to the
-        largest K; and for codes, of all within 0, 1, ... bits, `radius/found`, the share of
-        queries that find anything, `radius/precision`, the mean over those, and
+        largest K; and for codes, of all items within 0, 1, ... bits: `radius/found`, the
+        share of queries that have any, `radius/precision`, the mean over those queries, and
         `radius/recall`.
 
         Raises:
-          InputError: if a representation is not finite.
+          InputError: if an embedding is not finite, or if there are no queries.
         """
-        asked, asked_labels, asks = gather(self._represent, queries)
-        held, held_labels, holds = gather(self._represent, database)
-        for name, vectors in {"queries": asked, "database": held}.items():
-            if not np.isfinite(vectors).all():
+        query_embeddings, query_labels, query_mask = gather(self._embed, queries)
+        database_embeddings, database_labels, database_mask = gather(self._embed, database)
+        for name, embeddings in (("queries", query_embeddings), ("database", database_embeddings)):
+            if not np.isfinite(embeddings).all():
                 raise InputError(
                     f"The network gives numbers that are not finite for images of the {name}: "
                     "check its weights."
                 )
-        exclude = _places(exclude, asks, holds)
+        exclude = _unmasked_positions(exclude, query_mask, database_mask)
         figures, curves = {}, {}
-        for name, search, given in self._searches(asked, held, held_labels):
-            found = measure(search, given, asked_labels, exclude, self._cutoffs)
-            figures |= {name + key: value for key, value in found.figures.items()}
-            curves |= {name + key: value for key, value in found.curves.items()}
-        return Retrieved(figures, curves)
+        rankers = self._rankers(query_embeddings, database_embeddings, database_labels)
+        for prefix, ranker, ranker_queries in rankers:
+            result = evaluate_ranker(ranker, ranker_queries, query_labels, exclude, self._cutoffs)
+            figures |= {prefix + name: value for name, value in result.figures.items()}
+            curves |= {prefix + name: curve for name, curve in result.curves.items()}
+        return RetrievalResult(figures, curves)
 
-    def _searches(
-        self, queries: np.ndarray, vectors: np.ndarray, labels: np.ndarray
-    ) -> Iterator[tuple[str, Search, np.ndarray]]:
-        """Yields each way to search: its name, and the queries as it takes them."""
-        lengths = {"": vectors.shape[1], **{f"prefix_{bits}/": bits for bits in self._prefixes}}
-        for name, bits in lengths.items() if self._codes else ():
-            given, codes = (_pack(some[:, :bits]) for some in (queries, vectors))
-            yield name, self._hamming_search(codes, labels, bits), given
-            asymmetric = asymmetric_search(codes, labels, bits)
-            yield f"{name}asymmetric/", asymmetric, queries[:, :bits]
-        yield "cosine/", cosine_search(vectors, labels), queries
-        yield "dot/", dot_search(vectors, labels), queries
+    def _rankers(
+        self, queries: np.ndarray, database: np.ndarray, labels: np.ndarray
+    ) -> Iterator[tuple[str, Ranker, np.ndarray]]:
+        """Yields each ranker after the prefix of its figures' names, and its queries.
 
-    def _hamming_search(self, codes: np.ndarray, labels: np.ndarray, num_bits: int) -> Search:
+        Args:
+          queries: float32[Q, d], embeddings.
+          database: float32[N, d], embeddings.
+          labels: int32[N].
+        """
+        lengths = {"": database.shape[1], **{f"prefix_{bits}/": bits for bits in self._prefixes}}
+        for prefix, bits in lengths.items() if self._codes else ():
+            query_codes, codes = _pack(queries[:, :bits]), _pack(database[:, :bits])
+            yield prefix, self._hamming_ranker(codes, labels, bits), query_codes
+            asymmetric = asymmetric_ranker(codes, labels, bits)
+            yield f"{prefix}asymmetric/", asymmetric, queries[:, :bits]
+        yield "cosine/", cosine_ranker(database, labels), queries
+        yield "dot/", dot_ranker(database, labels), queries
+
+    def _hamming_ranker(self, codes: np.ndarray, labels: np.ndarray, num_bits: int) -> Ranker:
         if self._mesh is None:
-            return HammingSearch(codes, labels, num_bits)
-        return MeshHammingSearch(codes, labels, num_bits, self._mesh)
+            return HammingRanker(codes, labels, num_bits)
+        return MeshHammingRanker(codes, labels, num_bits, self._mesh)
 
 
-def measure(
-    search: Search,
+def evaluate_ranker(
+    ranker: Ranker,
     queries: np.ndarray,
-    labels: np.ndarray,
+    query_labels: np.ndarray,
     exclude: np.ndarray,
     cutoffs: Sequence[int],
-) -> Retrieved:
-    """Returns the figures and the curves of one way to search; see `Retrieval.run`.
+) -> RetrievalResult:
+    """Returns the figures and the curves of one ranker; see `Retrieval.run`.
 
     Args:
-      search: of the database.
-      queries: [Q, ...], as the search takes them.
-      labels: int32[Q].
-      exclude: int64[Q], the item that each query does not see, -1 for none.
+      ranker: of the database.
+      queries: [Q, ...], as the ranker takes them.
+      query_labels: int32[Q].
+      exclude: int64[Q], the item that is left out for each query, -1 for none.
       cutoffs: the ranks K.
+
+    Raises:
+      InputError: if there are no queries.
     """
     if not len(queries):
         raise InputError("There are no queries to search for.")
-    step = max(1, min(_QUERIES, _RANKS // max(cutoffs)))
+    batch_size = max(1, min(_MAX_QUERIES, _MAX_RANKS // max(cutoffs)))
     sums = {}
-    for start in range(0, len(queries), step):
-        part = slice(start, start + step)
-        ranking = search.rank(queries[part], labels[part], exclude[part], max(cutoffs))
-        values = _along_ranks(ranking)
+    for start in range(0, len(queries), batch_size):
+        batch = slice(start, start + batch_size)
+        ranking = ranker.rank(queries[batch], query_labels[batch], exclude[batch], max(cutoffs))
+        values = _rank_curves(ranking)
         for k in cutoffs:
-            values |= _at_cutoff(ranking, k)
-        if search.by_bits:
-            values |= _within_radii(ranking)
-        for name, column in values.items():
-            sums[name] = sums.get(name, 0.0) + column.sum(axis=0)
+            values |= _figures_at_cutoff(ranking, k)
+        if ranker.by_hamming_distance:
+            values |= _radius_curves(ranking)
+        for name, per_query in values.items():
+            sums[name] = sums.get(name, 0.0) + per_query.sum(axis=0)
     means = {name: total / len(queries) for name, total in sums.items()}
     figures = {name: float(mean) for name, mean in means.items() if not mean.ndim}
     curves = {name: mean for name, mean in means.items() if mean.ndim}
-    if search.by_bits:
-        within = curves["radius/precision"]
-        figures[f"precision_radius_{RADIUS}"] = float(within[: RADIUS + 1][-1])
-        found = curves["radius/found"]
-        curves["radius/precision"] = within / np.where(found > 0, found, 1)
-    return Retrieved(figures, curves)
+    if ranker.by_hamming_distance:
+        precision, nonempty = curves["radius/precision"], curves["radius/found"]
+        figures[f"precision_radius_{RADIUS}"] = float(precision[: RADIUS + 1][-1])
+        curves["radius/precision"] = precision / np.where(nonempty > 0, nonempty, 1)
+    return RetrievalResult(figures, curves)
 
 
-def _at_cutoff(ranking: Ranking, k: int) -> dict[str, np.ndarray]:
+def _figures_at_cutoff(ranking: Ranking, k: int) -> dict[str, np.ndarray]:
     """Returns the figures of each query at a cutoff, float64[Q]."""
-    items, relevant, first, total, size = ranking
-    tied = metrics.grouped_average_precision(items, relevant, total, k)
-    given = metrics.average_precision(first, total, k, "cmap")
+    group_sizes, group_relevant, relevance, total_relevant, database_size = ranking
+    tie_aware = metrics.grouped_average_precision(group_sizes, group_relevant, total_relevant, k)
+    cmap = metrics.average_precision(relevance, total_relevant, k, "cmap")
     return {
-        f"cmap@{k}": given,
-        f"rmap@{k}": metrics.average_precision(first, total, k, "rmap"),
-        f"cmap_tie@{k}": tied.expected,
-        # The bounds hold of themselves, but for the last digit.
-        f"cmap_min@{k}": np.minimum(tied.least, given),
-        f"cmap_max@{k}": np.maximum(tied.most, given),
-        f"precision@{k}": metrics.precision(first, k, size),
-        f"recall@{k}": metrics.recall(first, k, total),
-        f"ndcg@{k}": metrics.ndcg(first, k, total),
+        f"cmap@{k}": cmap,
+        f"rmap@{k}": metrics.average_precision(relevance, total_relevant, k, "rmap"),
+        f"cmap_tie@{k}": tie_aware.expected,
+        # Rounding alone can put the ranking's own value beyond the bounds.
+        f"cmap_min@{k}": np.minimum(tie_aware.least, cmap),
+        f"cmap_max@{k}": np.maximum(tie_aware.most, cmap),
+        f"precision@{k}": metrics.precision(relevance, k, database_size),
+        f"recall@{k}": metrics.recall(relevance, k, total_relevant),
+        f"ndcg@{k}": metrics.ndcg(relevance, k, total_relevant),
     }
 
 
-def _along_ranks(ranking: Ranking) -> dict[str, np.ndarray]:
+def _rank_curves(ranking: Ranking) -> dict[str, np.ndarray]:
     """Returns the precision and the recall of each query's first 1, 2, ... items."""
-    hits = np.cumsum(ranking.first, axis=1)
+    hits = np.cumsum(ranking.relevance, axis=1)
     ranks = np.arange(1, hits.shape[1] + 1)
-    seen = np.maximum(np.minimum(ranks, ranking.size[:, None]), 1)
-    total = np.maximum(ranking.total_relevant, 1)[:, None]
-    return {"rank/precision": hits / seen, "rank/recall": hits / total}
+    retrieved = np.maximum(np.minimum(ranks, ranking.database_size[:, None]), 1)
+    total_relevant = np.maximum(ranking.total_relevant, 1)[:, None]
+    return {"rank/precision": hits / retrieved, "rank/recall": hits / total_relevant}
 
 
-def _within_radii(ranking: Ranking) -> dict[str, np.ndarray]:
-    """Returns what each query finds within 0, 1, ... bits."""
-    items, relevant, _, total, _ = ranking
+def _radius_curves(ranking: Ranking) -> dict[str, np.ndarray]:
+    """Returns the figures of each query's items within 0, 1, ... bits."""
+    group_sizes, group_relevant = ranking.group_sizes, ranking.group_relevant
     return {
-        "radius/found": (np.cumsum(items, axis=1) > 0).astype(np.float64),
-        "radius/precision": metrics.precision_within(items, relevant),
-        "radius/recall": metrics.recall_within(relevant, total),
+        "radius/found": (np.cumsum(group_sizes, axis=1) > 0).astype(np.float64),
+        "radius/precision": metrics.precision_within(group_sizes, group_relevant),
+        "radius/recall": metrics.recall_within(group_relevant, ranking.total_relevant),
     }
 
 
-def _places(exclude: np.ndarray | None, asks: np.ndarray, holds: np.ndarray) -> np.ndarray:
-    """Returns the item that each query leaves out, counting only images that are not masked."""
+def _unmasked_positions(
+    exclude: np.ndarray | None, query_mask: np.ndarray, database_mask: np.ndarray
+) -> np.ndarray:
+    """Returns the item that each unmasked query excludes, counting unmasked items alone."""
     if exclude is None:
-        return np.full(asks.sum(), -1)
-    place = np.where(holds, np.cumsum(holds) - 1, -1)
-    exclude = np.where(exclude >= 0, place[exclude], -1)
-    return exclude[asks[: len(exclude)]]
+        return np.full(query_mask.sum(), -1)
+    position = np.where(database_mask, np.cumsum(database_mask) - 1, -1)
+    exclude = np.where(exclude >= 0, position[exclude], -1)
+    return exclude[query_mask[: len(exclude)]]
 
 
 def _pack(logits: np.ndarray) -> np.ndarray:

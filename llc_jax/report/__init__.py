@@ -1,1 +1,1 @@
-"""What a finished run shows."""
+"""Reports of the results of finished runs."""

@@ -1,10 +1,10 @@
-"""The final figures of a run as a table."""
+"""The final figures of a run as tables."""
 
 from collections.abc import Mapping, Sequence, Set
 
 import rich.table
 
-_ROWS = [
+_DECODER_TITLES = [
     ("linear", "linear classifier of the features"),
     ("class_code", "phase 1: B(C) f"),
     ("soft", "phase 2: soft, argmax of B(C) f"),
@@ -16,37 +16,36 @@ _ROWS = [
 
 
 def results_tables(
-    results: Mapping[str, float], stages: Sequence[str], plain: str
+    results: Mapping[str, float], stages: Sequence[str], unprefixed_stage: str
 ) -> list[rich.table.Table]:
     """Draws the figures of `results.json`; those that a run does not have are left out.
 
     Args:
-      results: by their flat names.
-      stages: of the run.
-      plain: the stage whose codes' figures have names without a stage.
+      results: the figures by their flat names.
+      stages: the names of the run's stages.
+      unprefixed_stage: the stage of codes whose figures' names do not start with its name.
 
     Returns:
-      A table of decoders; where a run compares codebooks, one of those; and where it
-      measures retrieval, one of that.
+      A table of decoders; where a run compares codebooks, a table of codebooks; and where
+      it measures retrieval, a table of retrieval.
     """
-    compared = [
+    codebook_prefixes = [
         key.removeprefix("codebook/").removesuffix("unique")
         for key in results
         if key.startswith("codebook/") and key.endswith("unique")
     ]
     tables = [_decoders_table(results)]
-    if len(compared) > 1:
-        tables.append(_codebooks_table(results, compared, plain))
+    if len(codebook_prefixes) > 1:
+        tables.append(_codebooks_table(results, codebook_prefixes, unprefixed_stage))
     cutoffs = [
         int(key.rpartition("@")[2])
         for key in results
         if key.startswith("retrieval/") and "/cmap@" in key
     ]
-    return (
-        [*tables, _retrieval_table(results, max(cutoffs), plain, {*stages, "linear"})]
-        if cutoffs
-        else tables
-    )
+    if cutoffs:
+        prefixes = {*stages, "linear"}
+        tables.append(_retrieval_table(results, max(cutoffs), prefixes, unprefixed_stage))
+    return tables
 
 
 def _decoders_table(results: Mapping[str, float]) -> rich.table.Table:
@@ -60,45 +59,50 @@ def _decoders_table(results: Mapping[str, float]) -> rich.table.Table:
     table.add_column("decoder", no_wrap=True)
     table.add_column("accuracy", justify="right")
     table.add_column("top 5", justify="right")
-    for key, title in _ROWS:
+    for key, title in _DECODER_TITLES:
         if f"classification/{key}" in results:
             table.add_row(title, *(_percent(results, f"{key}{top}") for top in ("", "_top5")))
     return table
 
 
 def _codebooks_table(
-    results: Mapping[str, float], compared: list[str], plain: str
+    results: Mapping[str, float], prefixes: list[str], unprefixed_stage: str
 ) -> rich.table.Table:
     table = rich.table.Table()
     table.add_column("codebook", no_wrap=True)
     for title in ("unique", "least distance", "ED", "MHD", "soft"):
         table.add_column(title, justify="right")
-    for own in compared:
+    for prefix in prefixes:
         table.add_row(
-            own.removesuffix("/") or plain,
-            *(str(results[f"codebook/{own}{name}"]) for name in ("unique", "min_distance")),
-            *(_percent(results, f"{own}{name}") for name in ("ed", "mhd", "soft")),
+            prefix.removesuffix("/") or unprefixed_stage,
+            *(str(results[f"codebook/{prefix}{name}"]) for name in ("unique", "min_distance")),
+            *(_percent(results, f"{prefix}{name}") for name in ("ed", "mhd", "soft")),
         )
     return table
 
 
 def _retrieval_table(
-    results: Mapping[str, float], cutoff: int, plain: str, others: Set[str]
+    results: Mapping[str, float], cutoff: int, prefixes: Set[str], unprefixed_stage: str
 ) -> rich.table.Table:
-    """Draws each way to search at the largest cutoff; `others` are not those of `plain`."""
+    """Draws each ranking's figures at a cutoff, titled by its stage and what it ranks by.
+
+    Names that start with none of `prefixes` are those of `unprefixed_stage`.
+    """
     table = rich.table.Table()
     table.add_column("retrieval by", no_wrap=True)
     columns = {"cmap": "MAP", "cmap_tie": "any order of ties", "rmap": "as HashNet reports it"}
     for title in columns.values():
         table.add_column(f"{title} @{cutoff}", justify="right")
-    ending = f"/cmap@{cutoff}"
+    suffix = f"/cmap@{cutoff}"
     for key in results:
-        if key.startswith("retrieval/") and key.endswith(ending):
-            way = key.removesuffix(ending)
-            title = way.removeprefix("retrieval").removeprefix("/")
-            if title.split("/")[0] not in others:
-                title = "/".join(filter(None, (plain, title)))
-            table.add_row(title, *(f"{results[f'{way}/{name}@{cutoff}']:.4f}" for name in columns))
+        if key.startswith("retrieval/") and key.endswith(suffix):
+            ranking = key.removesuffix(suffix)
+            title = ranking.removeprefix("retrieval").removeprefix("/")
+            if title.split("/")[0] not in prefixes:
+                title = "/".join(filter(None, (unprefixed_stage, title)))
+            table.add_row(
+                title, *(f"{results[f'{ranking}/{name}@{cutoff}']:.4f}" for name in columns)
+            )
     return table
 
 

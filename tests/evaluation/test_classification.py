@@ -16,13 +16,13 @@ def oracle(f, codes, labels):
     for logits, label in zip(f, labels, strict=True):
         g = np.where(logits >= 0, 1, -1)
         distances = [int((g != code).sum()) for code in codes]
-        bucket = [c for c, d in enumerate(distances) if d == 0]
+        exact = [c for c, d in enumerate(distances) if d == 0]
         nearest = [c for c, d in enumerate(distances) if d == min(distances)]
         scores = codes @ logits
         rows.append(
             {
-                "ed_official": float(label in bucket),
-                "ed": 1 / len(bucket) if label in bucket else 0.0,
+                "ed_official": float(label in exact),
+                "ed": 1 / len(exact) if label in exact else 0.0,
                 "mhd": 1 / len(nearest) if label in nearest else 0.0,
                 "mhd_first": float(nearest[0] == label),
                 "soft": float(scores.argmax() == label),
@@ -40,8 +40,8 @@ def evaluate(f, labels, encode, class_codes, devices=8, batch_size=16, prefixes=
     index = np.arange(len(f))
     images = np.stack([index % 256, index // 256, 0 * index], -1).astype(np.uint8)
     images = pipeline.InMemory(images[:, None, None, :], labels)
-    part = pipeline.ProcessShard.of(batched, batch_size)
-    batches = pipeline.on_devices(pipeline.eval_batches(images, part), batched)
+    shard = pipeline.ProcessShard.of(batched, batch_size)
+    batches = pipeline.on_devices(pipeline.eval_batches(images, shard), batched)
     return Classification(encode, class_codes, prefixes).run(batches)
 
 
@@ -60,11 +60,11 @@ def test_code_figures_equal_the_oracle(num_bits, collisions):
     labels = rng.integers(classes, size=examples).astype(np.int32)
     f = (codes[labels] + rng.normal(scale=1.2, size=(examples, num_bits))).astype(np.float32)
     table = jnp.asarray(f)
-    found = evaluate(f, labels, lambda x: Output(lookup(table, x), None), packing.pack(codes))
+    figures = evaluate(f, labels, lambda x: Output(lookup(table, x), None), packing.pack(codes))
     expected = oracle(f, codes, labels)
-    assert set(found) == set(expected)
+    assert set(figures) == set(expected)
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=1e-6), name
+        assert figures[name] == pytest.approx(value, abs=1e-6), name
 
 
 def test_every_example_counts_once_on_any_mesh():
@@ -73,26 +73,26 @@ def test_every_example_counts_once_on_any_mesh():
     labels = rng.integers(10, size=333).astype(np.int32)
     f = (codes[labels] + rng.normal(size=(333, 8))).astype(np.float32)
     table = jnp.asarray(f)
-    found = [
+    results = [
         evaluate(
             f, labels, lambda x: Output(lookup(table, x), None), packing.pack(codes), devices, size
         )
         for devices, size in [(1, 7), (1, 333), (2, 16), (8, 64), (8, 400)]
     ]
-    for other in found[1:]:
-        assert other == pytest.approx(found[0], abs=1e-7)
+    for result in results[1:]:
+        assert result == pytest.approx(results[0], abs=1e-7)
 
 
-def test_unique_codes_make_both_readings_of_ed_agree():
+def test_ed_and_ed_official_agree_where_codes_are_unique():
     codes = np.array([[1, 1, 1], [1, 1, -1], [-1, 1, 1], [-1, -1, -1]])
     labels = np.array([0, 1, 2, 3, 0, 1, 2, 3], np.int32)
     f = codes[[0, 1, 2, 3, 1, 0, 3, 2]].astype(np.float32)
     table = jnp.asarray(f)
-    found = evaluate(
+    figures = evaluate(
         f, labels, lambda x: Output(lookup(table, x), None), packing.pack(codes), batch_size=8
     )
-    assert found["ed"] == found["ed_official"] == found["mhd"] == 0.5
-    assert "soft_top5" not in found
+    assert figures["ed"] == figures["ed_official"] == figures["mhd"] == 0.5
+    assert "soft_top5" not in figures
 
 
 def test_class_logits():
@@ -100,9 +100,9 @@ def test_class_logits():
     logits = rng.normal(size=(100, 7)).astype(np.float32)
     labels = rng.integers(7, size=100).astype(np.int32)
     table = jnp.asarray(logits)
-    found = evaluate(logits, labels, lambda x: Output(None, lookup(table, x)), None)
+    figures = evaluate(logits, labels, lambda x: Output(None, lookup(table, x)), None)
     order = np.argsort(-logits, axis=1)
-    assert found == pytest.approx(
+    assert figures == pytest.approx(
         {
             "class_logits": (order[:, 0] == labels).mean(),
             "class_logits_top5": (order[:, :5] == labels[:, None]).any(1).mean(),
@@ -116,10 +116,10 @@ def test_prefixes_are_codes_of_their_own():
     labels = rng.integers(12, size=200).astype(np.int32)
     f = (codes[labels] + rng.normal(scale=1.2, size=(200, 40))).astype(np.float32)
     table = jnp.asarray(f)
-    found = evaluate(
+    figures = evaluate(
         f, labels, lambda x: Output(lookup(table, x), None), packing.pack(codes), prefixes=(5, 33)
     )
     for bits in (5, 33):
         for name, value in oracle(f[:, :bits], codes[:, :bits], labels).items():
-            assert found[f"prefix_{bits}/{name}"] == pytest.approx(value, abs=1e-6), name
-    assert found["mhd"] == pytest.approx(oracle(f, codes, labels)["mhd"], abs=1e-6)
+            assert figures[f"prefix_{bits}/{name}"] == pytest.approx(value, abs=1e-6), name
+    assert figures["mhd"] == pytest.approx(oracle(f, codes, labels)["mhd"], abs=1e-6)

@@ -25,10 +25,10 @@ def test_figures_of_each_decoder():
         pipeline.InMemory(images, labels), pipeline.ProcessShard.of(batched, 16)
     )
     names = ("ed", "mhd", "table", "radius_1", "chase_3", "chase_3_nearest", "soft")
-    found = Decoding(encode, codebook, names).run(pipeline.on_devices(batches, batched))
+    figures = Decoding(encode, codebook, names).run(pipeline.on_devices(batches, batched))
     for name in names:
         expected = np.asarray(decoders.make(name, codebook)(logits)[0])
-        assert found.pop(f"{name}/accuracy") == pytest.approx((expected == labels).mean())
-        assert found.pop(f"{name}/rejected") == pytest.approx((expected == -1).mean())
-        assert found.pop(f"{name}/codes_per_second") > 0
-    assert not found
+        assert figures.pop(f"{name}/accuracy") == pytest.approx((expected == labels).mean())
+        assert figures.pop(f"{name}/rejected") == pytest.approx((expected == -1).mean())
+        assert figures.pop(f"{name}/codes_per_second") > 0
+    assert not figures

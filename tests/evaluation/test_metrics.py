@@ -10,13 +10,13 @@ from llc_jax.evaluation import metrics
 
 def by_hand(relevance, total, k, form):
     """Average precision of one ranking, in plain Python."""
-    hits, summed = 0, 0.0
+    hits, precision_sum = 0, 0.0
     for rank, relevant in enumerate(relevance[:k], start=1):
         if relevant:
             hits += 1
-            summed += hits / rank
+            precision_sum += hits / rank
     divisor = min(total, k) if form == "cmap" else hits
-    return summed / divisor if divisor else 0.0
+    return precision_sum / divisor if divisor else 0.0
 
 
 def every_order(distances, relevance):
@@ -38,23 +38,23 @@ def test_the_example_of_appendix_b(relevance, reported, corrected):
         reported
     )
     assert llc_jax.metrics.average_precision(relevance, 10, 5) == pytest.approx(corrected)
-    apart = llc_jax.metrics.tie_aware_average_precision(np.arange(5), relevance, 10, 5)
-    assert apart == pytest.approx([corrected] * 3)
+    without_ties = llc_jax.metrics.tie_aware_average_precision(np.arange(5), relevance, 10, 5)
+    assert without_ties == pytest.approx([corrected] * 3)
 
 
 @pytest.mark.parametrize("form", metrics.FORMS)
 @pytest.mark.parametrize("k", [1, 5, 1000])
-def test_average_precision_is_that_by_hand(k, form):
+def test_average_precision_equals_that_by_hand(k, form):
     rng = np.random.default_rng(k)
     relevance = rng.random((3, 40, 60)) < rng.choice([0, 0.02, 0.5, 1], size=(3, 40, 1))
     total = relevance.sum(axis=-1) + rng.integers(3, size=(3, 40))
-    found = metrics.average_precision(relevance, total, k, form)
+    values = metrics.average_precision(relevance, total, k, form)
     expected = [
-        [by_hand(*query, k, form) for query in zip(*part, strict=True)]
-        for part in zip(relevance.tolist(), total.tolist(), strict=True)
+        [by_hand(*query, k, form) for query in zip(*queries, strict=True)]
+        for queries in zip(relevance.tolist(), total.tolist(), strict=True)
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-    assert found.shape == (3, 40)
+    np.testing.assert_allclose(values, expected, rtol=1e-12)
+    assert values.shape == (3, 40)
 
 
 def test_ties_are_averaged_over_all_orders():
@@ -67,49 +67,51 @@ def test_ties_are_averaged_over_all_orders():
         k = int(rng.integers(1, 9))
         orders = every_order(distances.tolist(), relevance.tolist())
         values = [by_hand(order, total, k, "cmap") for order in orders]
-        found = metrics.tie_aware_average_precision(distances, relevance, total, k)
+        tie_aware = metrics.tie_aware_average_precision(distances, relevance, total, k)
         expected = (np.mean(values), min(values), max(values))
-        np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=str(case))
+        np.testing.assert_allclose(tie_aware, expected, atol=1e-12, err_msg=str(case))
 
 
 @pytest.mark.parametrize("k", [1, 5, 30, 1000])
 def test_ties_are_averaged_over_random_orders(k):
     rng = np.random.default_rng(k)
     distances, relevance = rng.integers(4, size=50), rng.random(50) < 0.3
-    found = metrics.tie_aware_average_precision(distances, relevance, relevance.sum(), k)
+    tie_aware = metrics.tie_aware_average_precision(distances, relevance, relevance.sum(), k)
     orders = np.lexsort((rng.random((10_000, 50)), np.tile(distances, (10_000, 1))), axis=1)
     values = metrics.average_precision(
         relevance[orders], np.full(10_000, relevance.sum()), k, "cmap"
     )
     error = values.std() / 100
-    assert abs(values.mean() - found.expected) < 5 * error + 1e-12
-    assert found.least - 1e-12 <= values.min() <= values.max() <= found.most + 1e-12
+    assert abs(values.mean() - tie_aware.expected) < 5 * error + 1e-12
+    assert tie_aware.least - 1e-12 <= values.min()
+    assert values.max() <= tie_aware.most + 1e-12
 
 
-def test_a_ranking_lies_between_the_worst_and_the_best():
+def test_every_order_lies_between_the_worst_and_the_best():
     rng = np.random.default_rng(1)
     for k, levels in itertools.product([1, 7, 50, 200], [1, 3, 20, 1000]):
         distances = rng.integers(levels, size=(200, 120))
         relevance = rng.random((200, 120)) < rng.choice([0, 0.1, 0.9, 1], size=(200, 1))
         total = relevance.sum(axis=1)
         order = np.argsort(distances, axis=1, kind="stable")
-        ranked = np.take_along_axis(relevance, order, axis=1)
-        ranking = metrics.average_precision(ranked, total, k)
+        value_of_order = metrics.average_precision(
+            np.take_along_axis(relevance, order, axis=1), total, k
+        )
         expected, least, most = metrics.tie_aware_average_precision(distances, relevance, total, k)
-        for value in (ranking, expected):
+        for value in (value_of_order, expected):
             assert (least <= value + 1e-12).all()
             assert (value <= most + 1e-12).all()
 
 
-def test_what_is_missing_beyond_the_cutoff_changes_nothing():
+def test_items_beyond_the_cutoff_may_be_missing():
     rng = np.random.default_rng(0)
     distances, relevance = np.sort(rng.integers(6, size=80)), rng.random(80) < 0.4
-    whole = metrics.tie_aware_average_precision(distances, relevance, relevance.sum(), 20)
+    all_items = metrics.tie_aware_average_precision(distances, relevance, relevance.sum(), 20)
     near = distances <= distances[19]
-    part = metrics.tie_aware_average_precision(
+    near_items = metrics.tie_aware_average_precision(
         distances[near], relevance[near], relevance.sum(), 20
     )
-    np.testing.assert_allclose(part, whole, rtol=1e-12)
+    np.testing.assert_allclose(near_items, all_items, rtol=1e-12)
 
 
 def test_nothing_and_everything_relevant():
@@ -139,12 +141,13 @@ def test_precision_recall_and_gain(k):
 
 
 def test_precision_and_recall_within_a_radius():
-    items, relevant = np.array([[0, 2, 2], [1, 0, 3]]), np.array([[0, 1, 2], [0, 0, 0]])
+    group_sizes = np.array([[0, 2, 2], [1, 0, 3]])
+    group_relevant = np.array([[0, 1, 2], [0, 0, 0]])
     np.testing.assert_allclose(
-        metrics.precision_within(items, relevant), [[0, 1 / 2, 3 / 4], [0, 0, 0]]
+        metrics.precision_within(group_sizes, group_relevant), [[0, 1 / 2, 3 / 4], [0, 0, 0]]
     )
     np.testing.assert_allclose(
-        metrics.recall_within(relevant, np.array([3, 0])), [[0, 1 / 3, 1], [0, 0, 0]]
+        metrics.recall_within(group_relevant, np.array([3, 0])), [[0, 1 / 3, 1], [0, 0, 0]]
     )
 
 
@@ -161,6 +164,6 @@ def test_precision_and_recall_within_a_radius():
         ),
     ],
 )
-def test_what_does_not_fit_is_an_error(call, message):
+def test_wrong_arguments_are_errors(call, message):
     with pytest.raises(InputError, match=message):
         call()

@@ -6,8 +6,8 @@ import pytest
 from llc_jax.data import pipeline
 from llc_jax.errors import InputError
 from llc_jax.evaluation import metrics
-from llc_jax.evaluation.retrieval import Retrieval, measure
-from llc_jax.evaluation.score_search import dot_search
+from llc_jax.evaluation.retrieval import Retrieval, evaluate_ranker
+from llc_jax.evaluation.score_rankings import dot_ranker
 from llc_jax.mesh import batch_sharding, make_mesh
 
 BITS = 12
@@ -26,42 +26,41 @@ def batches(examples, labels, damaged=()):
     """Batches of images that carry the number of their example; damaged ones are masked."""
     batched = batch_sharding(make_mesh())
     images = np.stack([examples % 256, examples // 256, 0 * examples], -1).astype(np.uint8)
-    made = pipeline.eval_batches(
+    host_batches = pipeline.eval_batches(
         pipeline.InMemory(images[:, None, None, :], labels[examples]),
         pipeline.ProcessShard.of(batched, 64),
     )
-    for step, batch in enumerate(made):
-        hit = np.isin(np.arange(64) + 64 * step, damaged)
-        batch["mask"] &= ~hit
+    for step, batch in enumerate(host_batches):
+        batch["mask"] &= ~np.isin(np.arange(64) + 64 * step, damaged)
         yield {name: jax.device_put(array, batched) for name, array in batch.items()}
 
 
 def lookup(vectors):
-    held = jnp.asarray(vectors)
+    vectors = jnp.asarray(vectors)
 
-    def represent(images):
+    def embed(images):
         pixels = images[:, 0, 0].astype(jnp.int32)
-        return held[pixels[:, 0] + 256 * pixels[:, 1]]
+        return vectors[pixels[:, 0] + 256 * pixels[:, 1]]
 
-    return jax.jit(represent)
+    return jax.jit(embed)
 
 
 def oracle(distances, relevant, k):
     """The figures at a cutoff, from all distances and relevance, by sorting."""
     total = relevant.sum(axis=1)
     order = np.argsort(distances, axis=1, kind="stable")
-    ranked = np.take_along_axis(relevant, order, axis=1)
-    tied = metrics.tie_aware_average_precision(distances, relevant, total, k)
-    hits = ranked[:, :k].sum(axis=1)
+    relevance = np.take_along_axis(relevant, order, axis=1)
+    tie_aware = metrics.tie_aware_average_precision(distances, relevant, total, k)
+    hits = relevance[:, :k].sum(axis=1)
     values = {
-        "cmap": metrics.average_precision(ranked, total, k, "cmap"),
-        "rmap": metrics.average_precision(ranked, total, k, "rmap"),
-        "cmap_tie": tied.expected,
-        "cmap_min": tied.least,
-        "cmap_max": tied.most,
+        "cmap": metrics.average_precision(relevance, total, k, "cmap"),
+        "rmap": metrics.average_precision(relevance, total, k, "rmap"),
+        "cmap_tie": tie_aware.expected,
+        "cmap_min": tie_aware.least,
+        "cmap_max": tie_aware.most,
         "precision": hits / min(k, relevant.shape[1]),
         "recall": hits / np.maximum(total, 1),
-        "ndcg": metrics.ndcg(ranked, k, total),
+        "ndcg": metrics.ndcg(relevance, k, total),
     }
     return {f"{name}@{k}": column.mean() for name, column in values.items()}
 
@@ -72,15 +71,17 @@ def hamming(queries, items):
 
 @pytest.mark.parametrize("on_mesh", [False, True])
 def test_figures_are_those_by_sorting(on_mesh, monkeypatch):
-    monkeypatch.setattr("llc_jax.evaluation.retrieval._QUERIES", 37)
+    monkeypatch.setattr("llc_jax.evaluation.retrieval._MAX_QUERIES", 37)
     f, labels = table()
-    asked, held = np.arange(100), np.arange(100, 500)
+    query_indices, database_indices = np.arange(100), np.arange(100, 500)
     retrieval = Retrieval(
         lookup(f), (1, 20, 1000), prefixes=(5,), mesh=make_mesh() if on_mesh else None
     )
-    figures, curves = retrieval.run(batches(asked, labels), batches(held, labels))
-    relevant = labels[asked][:, None] == labels[held][None]
-    queries, items = f[asked], f[held]
+    figures, curves = retrieval.run(
+        batches(query_indices, labels), batches(database_indices, labels)
+    )
+    relevant = labels[query_indices][:, None] == labels[database_indices][None]
+    queries, items = f[query_indices], f[database_indices]
     signs = np.where(items >= 0, 1, -1).astype(np.float32)
     norms = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(items, axis=1)[None]
     distances = {
@@ -101,37 +102,36 @@ def test_figures_are_those_by_sorting(on_mesh, monkeypatch):
     assert figures.pop("precision_radius_2") == pytest.approx(hits.mean())
     assert 0 < figures.pop("prefix_5/precision_radius_2") < 1
     assert not figures
-    found = within.any(axis=1)
-    assert curves["radius/found"][2] == pytest.approx(found.mean())
-    assert curves["radius/precision"][2] == pytest.approx(hits[found].mean())
+    nonempty = within.any(axis=1)
+    assert curves["radius/found"][2] == pytest.approx(nonempty.mean())
+    assert curves["radius/precision"][2] == pytest.approx(hits[nonempty].mean())
     assert curves["radius/recall"][-1] == pytest.approx(1)
     assert len(curves["radius/found"]) == BITS + 1
     assert curves["cosine/rank/recall"][-1] == pytest.approx(1)
     assert len(curves["dot/rank/precision"]) == 400
 
 
-def test_queries_do_not_find_themselves():
+def test_queries_exclude_themselves():
     f, labels = table(count=200)
     everything = np.arange(200)
     damaged = np.array([7, 150])
-    found = Retrieval(lookup(f), (50,)).run(
+    result = Retrieval(lookup(f), (50,)).run(
         batches(everything, labels, damaged), batches(everything, labels, damaged), everything
     )
-    kept = np.delete(everything, damaged)
-    others = kept[np.nonzero(kept[None] != kept[:, None])[1]].reshape(198, 197)
-    relevant = labels[others] == labels[kept][:, None]
-    distances = ((f[others] >= 0) != (f[kept] >= 0)[:, None]).sum(axis=2)
+    queries = np.delete(everything, damaged)
+    database = queries[np.nonzero(queries[None] != queries[:, None])[1]].reshape(198, 197)
+    relevant = labels[database] == labels[queries][:, None]
+    distances = ((f[database] >= 0) != (f[queries] >= 0)[:, None]).sum(axis=2)
     for key, expected in oracle(distances, relevant, 50).items():
-        assert found.figures[key] == pytest.approx(expected)
+        assert result.figures[key] == pytest.approx(expected)
 
 
 def test_real_features_alone():
     f, labels = table()
-    asked, held = np.arange(100), np.arange(100, 500)
-    found = Retrieval(lookup(f), (10,), codes=False).run(
-        batches(asked, labels), batches(held, labels)
+    result = Retrieval(lookup(f), (10,), codes=False).run(
+        batches(np.arange(100), labels), batches(np.arange(100, 500), labels)
     )
-    assert found.figures.keys() == {
+    assert result.figures.keys() == {
         f"{kind}/{name}@10"
         for kind in ("cosine", "dot")
         for name in ("cmap", "rmap", "cmap_tie", "cmap_min", "cmap_max", "precision", "recall")
@@ -147,4 +147,4 @@ def test_what_cannot_be_ranked_is_an_error():
         )
     empty = np.zeros(0, np.int64)
     with pytest.raises(InputError, match="no queries"):
-        measure(dot_search(f, labels), f[:0], labels[:0], empty, (10,))
+        evaluate_ranker(dot_ranker(f, labels), f[:0], labels[:0], empty, (10,))
