@@ -23,7 +23,7 @@ from llc_jax.training import optimizer
 from llc_jax.training import state as states
 from llc_jax.training import step as steps
 from llc_jax.training.loop import Stage, Timetable
-from llc_jax.training.objectives import OBJECTIVES, Figures
+from llc_jax.training.objectives import OBJECTIVES, Metrics
 from llc_jax.training.state import State, Tree
 
 
@@ -178,7 +178,7 @@ def learnt_codebook(state: State, class_names: tuple[str, ...]) -> Codebook | No
     return Codebook.from_numpy(jax.device_get(latent), class_names, codebooks.LEARNT)
 
 
-def _objective(stage: StageConfig, prefixes: tuple[int, ...]) -> Callable[..., Figures]:
+def _objective(stage: StageConfig, prefixes: tuple[int, ...]) -> Callable[..., Metrics]:
     options = dict(stage.objective)
     name = options.pop("name")
     function = bind(OBJECTIVES[name].function, options, f"The objective {name}")
@@ -210,10 +210,10 @@ def _warm_start(setting: Setting, name: str, state: State, codebook: Codebook | 
     """Takes over the weights, and a codebook where the stage learns one, that it starts from."""
     init_from = setting.config.stages[name].init_from
     if init_from in setting.config.stages:
-        state = states.adopt(state, setting.trained_weights(init_from))
+        state = states.warm_start(state, setting.trained_weights(init_from))
     elif is_file(init_from):
         weights = setting.pretrained_weights(name, init_from)
-        state = states.adopt(state, jax.device_put(weights, setting.whole))
+        state = states.warm_start(state, jax.device_put(weights, setting.whole))
     if codebook is not None and "latent" in state["params"]["head"]:
         latent = jax.device_put(codebook.latent, setting.whole)
         head = state["params"]["head"] | {"latent": latent}
