@@ -1,10 +1,10 @@
-"""What a step of phase 2 costs as the number of classes grows.
+"""Measures the time of a step of phase 2 as the number of classes grows.
 
   python benchmarks/many_classes.py
 
-Phase 2 reads the codes of its batch's labels only, so a step of a million classes
-should cost what a step of a thousand does. Steps of the three sizes alternate on the
-same network and images; medians. The last line is JSON.
+Phase 2 reads only the codes of the labels in its batch, so a step with a million classes
+should take as long as one with a thousand. Steps with the three numbers of classes alternate,
+with the same network and images. It prints the median times; the last line is JSON.
 """
 
 import json
@@ -63,7 +63,7 @@ def main() -> None:
             state, _ = step(state, batches[classes], codes[classes])
             jax.block_until_ready(state)
             times[classes].append(time.perf_counter() - start)
-    medians = {classes: statistics.median(taken) for classes, taken in times.items()}
+    medians = {classes: statistics.median(seconds) for classes, seconds in times.items()}
     for classes, seconds in medians.items():
         ratio = seconds / medians[CLASSES[0]]
         print(f"L = {classes:>9,}   {1000 * seconds:8.2f} ms a step   {ratio:.3f} x")

@@ -1,12 +1,12 @@
-"""What a train step costs in Python, beside the least that JAX can do.
+"""Measures the Python overhead of a train step, against the minimum that JAX needs.
 
   python benchmarks/step_overhead.py
 
-ResNet-50's state, every array shrunk to one number, goes through a step that adds 1
-to each leaf, so that almost nothing but the handling of the tree is left. Three ways,
-alternating: the bare leaves (one jitted call on a flat tuple: the floor), our step
-(the tree, with shardings), and our loop (batches, step, checks, progress). The median
-time of a step counts; of the loop, the median step.
+The state is that of a ResNet-50 with one number in place of each array, and the step adds 1
+to each leaf. The time is therefore almost only that of handling the tree. Three variants
+alternate: bare leaves (one jitted call on a flat tuple, the minimum), our step (the tree,
+with shardings) and our loop (batches, step, checks, progress). It prints the median over the
+rounds of the mean time of a step; for the loop, of the median time of a step.
 """
 
 import dataclasses
@@ -37,19 +37,19 @@ BATCH = 8
 
 @dataclasses.dataclass(frozen=True)
 class Timed(InMemory):
-    """Images that note when each batch was asked for."""
+    """Images that record the time of each batch."""
 
-    ticks: list[float] = dataclasses.field(default_factory=list)
+    times: list[float] = dataclasses.field(default_factory=list)
 
     def batches(self, order, part, steps):
         """Yields the batches."""
         for batch in super().batches(order, part, steps):
-            self.ticks.append(time.perf_counter())
+            self.times.append(time.perf_counter())
             yield batch
 
 
 def resnet50_tree():
-    """The state of a ResNet-50, each array as one number."""
+    """Returns the state of a ResNet-50 with one number in place of each array."""
     network = registry.build(
         {"name": "resnet50", "dtype": "bfloat16"}, {"name": "linear"}, num_classes=2, num_bits=2
     )
@@ -66,13 +66,13 @@ def resnet50_tree():
 
 
 def add_one(state, batch, class_codes):
-    """A step that does nothing but hand the state on."""
+    """Adds 1 to each leaf, in place of a train step."""
     del batch, class_codes
     return jax.tree.map(lambda leaf: leaf + 1, state), {"loss": jnp.float32(0)}
 
 
 def main() -> None:
-    """Measures the three ways and prints them."""
+    """Measures the three variants and prints their times."""
     mesh = make_mesh()
     replicated, batched = replicated_sharding(mesh), batch_sharding(mesh)
     tree = resnet50_tree()
@@ -94,14 +94,14 @@ def main() -> None:
     def time_loop():
         with tempfile.TemporaryDirectory() as workdir, Checkpoints(workdir) as checkpoints:
             stage = _stage(tree, ours, images, replicated, batched)
-            images.ticks.clear()
+            images.times.clear()
             loop.train_stage(stage, checkpoints, RunLog(workdir, primary=False))
-            return statistics.median(np.diff(images.ticks)) * 1e3
+            return statistics.median(np.diff(images.times)) * 1e3
 
-    ways = {"bare leaves": time_bare, "our step": time_ours, "our loop": time_loop}
-    times = {name: [] for name in ways}
+    variants = {"bare leaves": time_bare, "our step": time_ours, "our loop": time_loop}
+    times = {name: [] for name in variants}
     for _ in range(ROUNDS + 1):
-        for name, measure in ways.items():
+        for name, measure in variants.items():
             times[name].append(measure())
     medians = {name: statistics.median(values[1:]) for name, values in times.items()}
     devices = f"{mesh.size} {jax.default_backend()} device(s)"
@@ -112,22 +112,22 @@ def main() -> None:
 
 
 def _per_step(step, state) -> float:
-    """Milliseconds of a step; the device is waited for at the end.
+    """Returns the milliseconds of a step; waits for the device after the last step.
 
-    As in our loop, the garbage collector passes over what lives before the first step.
+    As in our loop, the garbage collector ignores the objects that exist before the first step.
     """
     gc.collect()
     gc.freeze()
-    before = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(STEPS):
         state = step(state)
     jax.block_until_ready(state)
     gc.unfreeze()
-    return (time.perf_counter() - before) / STEPS * 1e3
+    return (time.perf_counter() - start) / STEPS * 1e3
 
 
 def _stage(tree, step, images, replicated, batched) -> loop.Stage:
-    """A stage of one epoch that is never checkpointed within the time measured."""
+    """Returns a stage of one epoch; its last checkpoint is saved outside the measured time."""
     return loop.Stage(
         name="overhead",
         timetable=loop.Timetable(STEPS * BATCH + 1, BATCH, 1),

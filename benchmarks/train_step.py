@@ -1,14 +1,14 @@
-"""What a training step costs: both phases of LLC, the linear baseline and PyTorch.
+"""Measures the time of a train step: both phases of LLC, the linear baseline and PyTorch.
 
   python benchmarks/train_step.py                                # a GPU or TPU
   python benchmarks/train_step.py --batch=4 --size=64 --rounds=3   # a CPU
 
-A ResNet50 on synthetic images that lie on the device already, in bfloat16 with float32
-weights, statistics and losses. On an NVIDIA GPU with torch and torchvision installed,
-PyTorch trains phase 1 beside it: torchvision's network, channels last, autocast to
-bfloat16, torch.compile, fused SGD. Rounds of steps alternate; medians. The utilisation is
-that of the arithmetic of the model itself, of the peak that the maker states. The last
-line is JSON.
+A ResNet50 trains on synthetic images that are already on the device, in bfloat16 with
+float32 weights, statistics and losses. On an NVIDIA GPU with torch and torchvision installed,
+phase 1 is measured in PyTorch too: torchvision's network, channels last, autocast to
+bfloat16, torch.compile, fused SGD. Rounds of steps alternate, and it prints the medians. The
+utilisation is the model's FLOPs per second over the peak in the device's data sheet. The
+last line is JSON.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from llc_jax.training import state as states
 from llc_jax.training import step as steps
 
 CLASSES, BITS = 1000, 20
-# TFLOP/s of dense bfloat16, by a part of the device's name.
+# Peak TFLOP/s of dense bfloat16, by a substring of the device's name.
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "TPU v4": 275, "TPU v5p": 459, "TPU v5e": 197}
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 OBJECTIVES = {"linear": "softmax", "phase 1": "codebook", "phase 2": "instance"}
@@ -72,7 +72,7 @@ class Ours:
         self.step = lowered.compile()
 
     def run(self, count: int) -> None:
-        """Takes so many steps and waits for them."""
+        """Takes `count` steps and waits until they are done."""
         for _ in range(count):
             self.state, _ = self.step(self.state, *self.inputs)
         jax.block_until_ready(self.state)
@@ -112,7 +112,7 @@ class PyTorch:
         self.loss = torch.compile(loss)
 
     def run(self, count: int) -> None:
-        """Takes so many steps and waits for them."""
+        """Takes `count` steps and waits until they are done."""
         for _ in range(count):
             self.loss(self.images, self.labels).backward()
             self.optimizer.step()
@@ -121,7 +121,7 @@ class PyTorch:
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Times all; returns their figures by name."""
+    """Measures all variants; returns the figures of each by its name."""
     rng = np.random.default_rng(0)
     shape = (options.batch, options.size, options.size, 3)
     images = rng.integers(0, 256, shape, np.uint8)
@@ -163,7 +163,7 @@ def _figures(runner, seconds: float, batch: int) -> dict[str, float]:
     return figures
 
 
-def _torch_is_there() -> bool:
+def _can_use_torch() -> bool:
     try:
         import torch
         import torchvision  # noqa: F401
@@ -173,7 +173,7 @@ def _torch_is_there() -> bool:
 
 
 def main() -> None:
-    """Measures and prints a line each."""
+    """Measures all variants and prints a line for each."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--batch", type=int, default=256)
@@ -181,11 +181,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="in a round")
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
-    options.torch = options.model == "resnet50" and _torch_is_there()
-    found = measure(options)
+    options.torch = options.model == "resnet50" and _can_use_torch()
+    results = measure(options)
     print(f"{jax.devices()[0].device_kind}, batch {options.batch}, {options.size} pixels")
-    base = found["linear"]["milliseconds"]
-    for name, figures in found.items():
+    base = results["linear"]["milliseconds"]
+    for name, figures in results.items():
         line = f"{name:<18} {figures['images_per_second']:>10,.1f} images/s"
         line += (
             f" {figures['milliseconds']:>9.2f} ms {figures['milliseconds'] / base:>7.3f} x linear"
@@ -194,12 +194,12 @@ def main() -> None:
             line += f" {figures[key]:>8.3f} {unit}" if key in figures else ""
         print(line)
     if options.torch:
-        ratio = found["phase 1"]["images_per_second"]
-        ratio /= found["PyTorch, phase 1"]["images_per_second"]
+        ratio = results["phase 1"]["images_per_second"]
+        ratio /= results["PyTorch, phase 1"]["images_per_second"]
         print(f"phase 1 runs at {ratio:.3f} x PyTorch's images/s")
     else:
         print("PyTorch was not measured: it needs an NVIDIA GPU, torch and torchvision.")
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

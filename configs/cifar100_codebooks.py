@@ -2,10 +2,10 @@
 
   python -m llc_jax.main --config=configs/cifar100_codebooks.py:cifar100.zip
 
-The argument is a folder or a zip of `train/<class>/` and `test/<class>/`. The paper's
-table 1 in the small: 15 epochs of phase 1 for the learnt codebook, or of the linear
-classifier for the others, then 4 of phase 2. Table 2 (other lengths of the code):
---config.num_bits=15, 25 or 30, each with a --workdir of its own.
+The argument is a folder or a zip of `train/<class>/` and `test/<class>/`. This is a small
+version of the paper's table 1. The learnt codebook has 15 epochs of phase 1, the others 15
+epochs of the linear classifier; all have 4 epochs of phase 2. For table 2 (other code
+lengths) run it with --config.num_bits=15, 25 and 30, each with a --workdir of its own.
 """
 
 import cifar100_20bit

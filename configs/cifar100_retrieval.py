@@ -1,25 +1,26 @@
-"""Retrieval in 20 classes of CIFAR-100, at three lengths: LLC and its rivals.
+"""Retrieval in 20 classes of CIFAR-100, at three code lengths: LLC and the baselines.
 
   python -m llc_jax.main --config=configs/cifar100_retrieval.py:cifar100.zip
 
-The argument is a folder or a zip of `train/<class>/` and `test/<class>/`. It is the protocol
-of ImageNet-100 in the small: the backbone is trained on all of CIFAR-100, and each method
-starts from there with 50 images of each of the 20 classes. Their 2,000 test images query a
-database of their 10,000 training images.
+The argument is a folder or a zip of `train/<class>/` and `test/<class>/`. This is a small
+version of the ImageNet-100 protocol. The backbone is trained on all of CIFAR-100. Each method
+starts from this backbone and trains on 50 images of each of the 20 classes. The 2,000 test
+images of these classes query a database of their 10,000 training images.
 
-Each method has 40 epochs in all, the same optimizer, and the constants of its own paper.
-`real` are as many real numbers as the others have bits; `class_number` encodes what a
-classifier predicts, in 5 bits. Other seeds: --config.seed=1, with a --workdir of its own.
-One core of a CPU takes two and a half hours, one of them for the backbone.
+Every method has 40 epochs in total and the same optimizer, and the constants of its paper.
+`real` has as many real numbers as the other methods have bits. `class_number` encodes the
+class that a classifier predicts, in 5 bits. For other seeds: --config.seed=1, with a --workdir
+of its own. Training takes two and a half hours on one CPU core, one hour of it for the backbone.
 
-Unseen classes: --config.data.held_out_classes=5 trains, the backbone too, without 5 of the 20.
+Unseen classes: with --config.data.held_out_classes=5 all stages, also the backbone, are
+trained without 5 of the 20 classes.
 """
 
 import common
 from ml_collections import ConfigDict
 
 LENGTHS = (16, 32, 64)
-RIVALS = {
+BASELINES = {
     "hashnet": common.hashnet,
     "greedy_hash": common.greedy_hash,
     "csq": common.csq,
@@ -52,14 +53,14 @@ def get_config(source: str = "") -> ConfigDict:
         config.stages[f"llc_{bits}"] = common.instance(
             20, _sgd(), num_bits=bits, init_from=f"codebook_{bits}"
         )
-    for name, rival in RIVALS.items():
+    for name, baseline in BASELINES.items():
         for bits in LENGTHS:
-            stage = rival(40, _sgd(), num_bits=bits, init_from="backbone")
+            stage = baseline(40, _sgd(), num_bits=bits, init_from="backbone")
             config.stages[f"{name}_{bits}"] = stage
     class_number = common.class_number(40, _sgd(), num_bits=5, init_from="backbone")
     config.stages.class_number = class_number
     return config.lock()
 
 
-def _sgd(**more) -> ConfigDict:
-    return common.sgd(0.03, warmup_epochs=1.0, **more)
+def _sgd(**options) -> ConfigDict:
+    return common.sgd(0.03, warmup_epochs=1.0, **options)

@@ -1,14 +1,14 @@
-"""What the configs share: every key with its usual value, and the shape of a stage.
+"""Building blocks of the configs: all keys with their default values, and the stages.
 
-`get_config` of a config file starts from `base` and adds its stages. Any value can
-be overridden: --config.batch_size=512 --config.stages.linear.epochs=30.
+`get_config` of a config file starts from `base` and adds its stages. Any value can be
+overridden: --config.batch_size=512 --config.stages.linear.epochs=30.
 """
 
 from ml_collections import ConfigDict, config_dict
 
 
 def base() -> ConfigDict:
-    """Returns a config without stages, and with no data named."""
+    """Returns a config without stages and without a data source."""
     config = ConfigDict()
     config.seed = 0
     config.num_bits = 20
@@ -41,7 +41,7 @@ def base() -> ConfigDict:
             "on_error": "stop",
         }
     )
-    config.stages = ConfigDict(sort_keys=False)  # They run in the order given.
+    config.stages = ConfigDict(sort_keys=False)  # The stages run in this order.
     config.checkpoint = ConfigDict({"keep": 2, "steps": 0})
     config.eval_epochs = 0
     config.decoders = ()
@@ -50,14 +50,14 @@ def base() -> ConfigDict:
 
 
 def bits(config: ConfigDict) -> config_dict.FieldReference:
-    """Returns k for arithmetic; what is computed from it follows --config.num_bits."""
+    """Returns a reference to k; values computed from it follow --config.num_bits."""
     return config.get_oneway_ref("num_bits").to_float()
 
 
-def model(name: str, **more) -> ConfigDict:
-    """Returns a backbone of the registry; `more` replaces or adds options.
+def model(name: str, **options) -> ConfigDict:
+    """Returns a backbone of the registry; `options` are added to the defaults or replace them.
 
-    Options that are None are the backbone's own choice, or not for it.
+    For an option that is None, the backbone has its own default, or has no such option.
     """
     return ConfigDict(
         {
@@ -66,19 +66,19 @@ def model(name: str, **more) -> ConfigDict:
             "normalization": "imagenet",
             "conv_init": config_dict.placeholder(str),
             "zero_init_residual": config_dict.placeholder(bool),
-            **more,
+            **options,
         }
     )
 
 
 def random_crop(scale: tuple[float, float]) -> ConfigDict:
     """Returns the augmentation of images that are not in memory, without RandAugment."""
-    off = config_dict.placeholder(tuple)
-    return ConfigDict({"scale": scale, "flip": True, "randaugment": off})
+    no_randaugment = config_dict.placeholder(tuple)
+    return ConfigDict({"scale": scale, "flip": True, "randaugment": no_randaugment})
 
 
 def linear(epochs: int, optimizer: ConfigDict, *, label_smoothing: float = 0.0) -> ConfigDict:
-    """Returns the stage of the baseline: a linear classifier of the features."""
+    """Returns the linear baseline: a linear classifier of the features."""
     objective = {"name": "softmax", "label_smoothing": label_smoothing}
     return _stage(objective, {"name": "linear"}, epochs, optimizer)
 
@@ -94,7 +94,7 @@ def codebook(
     latent_std: float = 1.0,
     projection_gain: float = 1.0,
 ) -> ConfigDict:
-    """Returns phase 1; for the last three options see `llc_jax.models.heads`."""
+    """Returns phase 1; `llc_jax.models.heads` explains the last three options."""
     objective = {"name": "codebook", "label_smoothing": label_smoothing}
     head = {
         "name": "codebook",
@@ -114,51 +114,51 @@ def instance(
     codebook: str = "",
 ) -> ConfigDict:
     """Returns phase 2, by default from the stage `codebook` and with the run's codebook."""
-    more = {"num_bits": num_bits, "init_from": init_from, "codebook": codebook}
-    return _stage({"name": "instance"}, {"name": "code"}, epochs, optimizer, **more)
+    options = {"num_bits": num_bits, "init_from": init_from, "codebook": codebook}
+    return _stage({"name": "instance"}, {"name": "code"}, epochs, optimizer, **options)
 
 
-def hashnet(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
-    """Returns the stage of HashNet; `more` is `num_bits` and `init_from`, here and below."""
-    # The schedule of beta is that of 10,000 steps in the paper, over the stage's steps.
+def hashnet(epochs: int, optimizer: ConfigDict, **options) -> ConfigDict:
+    """Returns HashNet; here and below, `options` are `num_bits` and `init_from`."""
+    # The paper's schedule of beta over 10,000 steps, scaled to the stage's number of steps.
     objective = {"name": "hashnet", "scale": 10.0, "growth": 50.0, "power": 0.5, "stages": 50}
-    return _stage(objective, {"name": "code"}, epochs, optimizer, **more)
+    return _stage(objective, {"name": "code"}, epochs, optimizer, **options)
 
 
-def greedy_hash(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
-    """Returns the stage of Greedy Hash, with its penalty for ImageNet."""
+def greedy_hash(epochs: int, optimizer: ConfigDict, **options) -> ConfigDict:
+    """Returns Greedy Hash, with its penalty for ImageNet."""
     objective = {"name": "greedy_hash", "penalty": 1.0}
     head = {"name": "bottleneck", "binary": True}
-    return _stage(objective, head, epochs, optimizer, **more)
+    return _stage(objective, head, epochs, optimizer, **options)
 
 
-def csq(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
-    """Returns the stage of CSQ, with the rows of a Hadamard matrix as centres."""
+def csq(epochs: int, optimizer: ConfigDict, **options) -> ConfigDict:
+    """Returns CSQ, with the rows of a Hadamard matrix as hash centres."""
     objective = {"name": "csq", "penalty": 0.05}
-    return _stage(objective, {"name": "code"}, epochs, optimizer, codebook="hadamard", **more)
+    return _stage(objective, {"name": "code"}, epochs, optimizer, codebook="hadamard", **options)
 
 
-def orthohash(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
-    """Returns the stage of OrthoHash, with orthogonal class codes where there are enough."""
+def orthohash(epochs: int, optimizer: ConfigDict, **options) -> ConfigDict:
+    """Returns OrthoHash, with orthogonal class codes where there are enough."""
     objective = {"name": "orthohash", "scale": 8.0, "margin": 0.2}
     head = {"name": "code", "batch_norm": True}
-    return _stage(objective, head, epochs, optimizer, codebook="hadamard", **more)
+    return _stage(objective, head, epochs, optimizer, codebook="hadamard", **options)
 
 
-def real(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
-    """Returns the stage of k real numbers, `num_bits` of them, and a classifier of those."""
+def real(epochs: int, optimizer: ConfigDict, **options) -> ConfigDict:
+    """Returns a real-valued bottleneck: a classifier of `num_bits` real numbers."""
     head = {"name": "bottleneck", "binary": False}
-    return _stage({"name": "softmax", "label_smoothing": 0.0}, head, epochs, optimizer, **more)
+    return _stage({"name": "softmax", "label_smoothing": 0.0}, head, epochs, optimizer, **options)
 
 
-def class_number(epochs: int, optimizer: ConfigDict, **more) -> ConfigDict:
-    """Returns the stage of a classifier that encodes the number of the class it predicts."""
+def class_number(epochs: int, optimizer: ConfigDict, **options) -> ConfigDict:
+    """Returns a classifier whose codes are the numbers of the classes that it predicts."""
     head = {"name": "class_number"}
-    return _stage({"name": "softmax", "label_smoothing": 0.0}, head, epochs, optimizer, **more)
+    return _stage({"name": "softmax", "label_smoothing": 0.0}, head, epochs, optimizer, **options)
 
 
-def sgd(learning_rate: float, **more) -> ConfigDict:
-    """Returns SGD with momentum and a cosine schedule; `more` replaces values."""
+def sgd(learning_rate: float, **options) -> ConfigDict:
+    """Returns SGD with momentum and a cosine schedule; `options` replace these values."""
     return ConfigDict(
         {
             "learning_rate": learning_rate,
@@ -168,7 +168,7 @@ def sgd(learning_rate: float, **more) -> ConfigDict:
             "nesterov": False,
             "weight_decay": 5e-4,
             "codebook_rate": 1.0,
-            **more,
+            **options,
         }
     )
 

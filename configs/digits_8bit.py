@@ -2,8 +2,8 @@
 
   python -m llc_jax.main --config=configs/digits_8bit.py
 
-Expected, of seed 0: linear 98.0%, MHD 98.7%, ED 94.0%, 10 unique codes; half a minute
-on two CPU cores.
+Expected with seed 0: linear 98.0%, MHD 98.7%, ED 94.0%, 10 unique codes. Training takes
+half a minute on two CPU cores.
 """
 
 import common

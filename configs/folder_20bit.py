@@ -3,8 +3,8 @@
   python -m llc_jax.main --config=configs/folder_20bit.py:photos/ --workdir=runs/photos
 
 The argument is a folder or a zip of `<class>/` directories, or of `train/<class>/` and
-`val/<class>/`, or a CSV of `file,label`. Where the data has no split, a tenth of each
-class is kept for evaluation.
+`val/<class>/`, or a CSV of `file,label`. If the data has no split, a tenth of each class is
+kept for evaluation.
 """
 
 import common

@@ -1,19 +1,19 @@
-r"""Retrieval in ImageNet-100 with an AlexNet: LLC and its rivals.
+r"""Retrieval in ImageNet-100 with an AlexNet: LLC and the baselines.
 
   python -m llc_jax.main --config=configs/imagenet100_alexnet.py:imagenet/ \
     --config.init_from=alexnet-owt-7be5be79.pth --config.num_bits=32 --workdir=runs/alexnet_32
 
 The argument is ImageNet, as for `imagenet_20bit.py`; the weights are torchvision's. Expected
-corrected MAP@1000 (LLC, table 3) of 10, 16, 32, 48 and 64 bits, each a run of its own:
+corrected MAP@1000 (LLC, table 3) with 10, 16, 32, 48 and 64 bits, each in a run of its own:
 
   HashNet      .1995 .2815 .4300 .5270 .5124
   Greedy Hash  .2860 .4247 .5412 .5720 .5895
   LLC          .3086 .4305 .5565 .5749 .6000
 
-LLC has the paper's learning rates and the official recipe (appendix C). The rivals have the
-losses of their papers with LLC's optimizer, and as many epochs as its two phases together.
+LLC has the paper's learning rates and the official recipe (appendix C). The baselines have the
+losses of their papers, LLC's optimizer and as many epochs as LLC's two phases together.
 
-Unseen classes: --config.data.held_out_classes=25 trains on 75 of the classes.
+Unseen classes: with --config.data.held_out_classes=25 it trains on 75 of the classes.
 """
 
 import common
@@ -44,7 +44,7 @@ def get_config(source: str = "") -> ConfigDict:
     config.stages.greedy_hash = common.greedy_hash(50, sgd(0.01))
     config.stages.csq = common.csq(50, sgd(0.01))
     config.stages.orthohash = common.orthohash(50, sgd(0.01))
-    # 7 bits number 100 classes.
+    # 7 bits are enough for the numbers of 100 classes.
     config.stages.class_number = common.class_number(50, sgd(0.01), num_bits=7)
     return config.lock()
 

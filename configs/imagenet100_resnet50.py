@@ -1,15 +1,15 @@
-r"""Retrieval in ImageNet-100 with a ResNet50: LLC against as many real numbers.
+r"""Retrieval in ImageNet-100 with a ResNet50: LLC, and as many real numbers as LLC has bits.
 
   python -m llc_jax.main --config=configs/imagenet100_resnet50.py:imagenet/ \
     --config.init_from=resnet50-0676ba61.pth --config.num_bits=64 --workdir=runs/resnet50_64
 
 The argument is ImageNet, as for `imagenet_20bit.py`; the weights are torchvision's. Expected
-corrected MAP@1000 (LLC, table 4), each length a run of its own:
+corrected MAP@1000 (LLC, table 4), each length in a run of its own:
 
   LLC, bits             10 .6458             64 .6773
   real numbers  8 .5041 10 .6657             64 .7794
 
-Unseen classes: --config.data.held_out_classes=25 trains on 75 of the classes.
+Unseen classes: with --config.data.held_out_classes=25 it trains on 75 of the classes.
 """
 
 import common

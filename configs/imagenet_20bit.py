@@ -3,8 +3,8 @@ r"""20-bit codes of ImageNet-1K, with a ResNet50: the official LLC recipe.
   python -m llc_jax.main --config=configs/imagenet_20bit.py:imagenet/
 
 The argument is a folder of `train/<wnid>/` and `val/<wnid>/`, or of the two original
-tars. Expected (LLC, table 1 and section 3.1): 1000 unique codes, ED 68.82%, MHD 74.57%,
-phase 1 72.5%.
+tars. Expected (LLC, table 1 and section 3.1): 1000 unique codes, ED 68.82%, MHD 74.57%, and
+72.5% in phase 1.
 
 The official model, evaluated without training, should give soft 75.5%, MHD 74.5% and
 ED 68.9%:
@@ -12,8 +12,8 @@ ED 68.9%:
   python -m llc_jax.main --config=configs/imagenet_20bit.py:imagenet/ --mode=eval \
     --config.init_from=model_best.pth --config.codebook=codebook.npy
 
-It differs from the official code in that activations are bfloat16; add
---config.model.dtype=float32 for its arithmetic.
+Unlike in the official code, activations are bfloat16; --config.model.dtype=float32 gives
+the official code's arithmetic.
 """
 
 import common
@@ -35,7 +35,7 @@ def get_config(source: str = "") -> ConfigDict:
         100,
         _sgd(0.1),
         label_smoothing=0.1,
-        # As published: logits B(C) f, kaiming-normal (fan in) C and P.
+        # As in the official code: the logits are B(C) f; C and P are Kaiming normal (fan in).
         logit_scale=1.0,
         latent_std=(2.0 / common.bits(config)) ** 0.5,
         projection_gain=2.0,

@@ -1,5 +1,5 @@
-# Sourced by the scripts beside it: makes .venv with the pinned requirements and this
-# package. Does nothing when nothing has changed. PYTHON names another interpreter.
+# Sourced by the other scripts. Makes .venv with the pinned requirements and this package;
+# does nothing if they are already installed. PYTHON chooses the interpreter.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}

@@ -2,7 +2,7 @@
 # Prepares ImageNet from its two original tars in FOLDER; downloads no data.
 #   launch/prepare_imagenet.sh FOLDER                     TFDS's imagenet2012, as ArrayRecord
 #   launch/prepare_imagenet.sh FOLDER --resized OUT.tar   a copy with smaller images instead
-# The same command continues what was stopped.
+# If it was stopped, the same command continues.
 set -euo pipefail
 
 if [ $# -ne 1 ] && { [ $# -ne 3 ] || [ "$2" != --resized ]; }; then

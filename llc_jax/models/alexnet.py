@@ -1,4 +1,4 @@
-"""AlexNet in torchvision's form, whose features are its 4096 penultimate activations.
+"""AlexNet as in torchvision; the features are the 4096 activations before the classifier.
 
 References:
   Krizhevsky, One weird trick for parallelizing convolutional neural networks, 2014.
@@ -27,15 +27,15 @@ _HIDDEN = 4096
 
 
 class AlexNet(nnx.Module):
-    """Five convolutions and two dense layers; the classifier is the head's.
+    """Five convolutions and two dense layers, without torchvision's classifier.
 
     Args:
-      dropout: share of the inputs of each dense layer that training drops.
+      dropout: dropout rate of the inputs of each dense layer.
       dtype: of the arithmetic; parameters and features are float32.
     """
 
     def __init__(self, *, dropout: float = 0.5, dtype=jnp.float32, rngs: nnx.Rngs):
-        # PyTorch's default: uniform, of a third of the variance 1 / fan in.
+        # PyTorch's default: uniform, with the variance 1 / (3 fan in).
         init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         conv = functools.partial(layers.conv, bias=True, init=init, dtype=dtype, rngs=rngs)
         dense = functools.partial(nnx.Linear, kernel_init=init, dtype=dtype, rngs=rngs)
@@ -58,16 +58,16 @@ class AlexNet(nnx.Module):
                 x = nnx.max_pool(x, (3, 3), (2, 2))
         if not x.size:
             raise ValueError("AlexNet takes images of at least 63 pixels.")
-        x = _adaptive_mean(x, _POOLED)
-        # Channels first, as the pretrained dense weights expect them.
+        x = _adaptive_avg_pool(x, _POOLED)
+        # The pretrained dense weights expect the channels first.
         x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
         for dense in self.blocks[len(_CONVOLUTIONS) :]:
             x = nnx.relu(dense(self.dropout(x)))
         return x.astype(jnp.float32)
 
 
-def _adaptive_mean(x: jax.Array, size: int) -> jax.Array:
-    """Averages [B, H, W, C] to [B, size, size, C] over equal, perhaps overlapping, windows."""
+def _adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
+    """Adaptive average pooling of [B, H, W, C] to [B, size, size, C], as in PyTorch."""
     if x.shape[1:3] == (size, size):
         return x
     rows, columns = (_windows(length, size) for length in x.shape[1:3])
@@ -75,7 +75,7 @@ def _adaptive_mean(x: jax.Array, size: int) -> jax.Array:
 
 
 def _windows(length: int, size: int) -> np.ndarray:
-    """Returns [size, length]; row i averages from floor(i l / s) to ceil((i + 1) l / s)."""
+    """Returns weights [size, length]; row i averages from floor(i l / s) to ceil((i + 1) l / s)."""
     weights = np.zeros((size, length), np.float32)
     for i in range(size):
         start, stop = i * length // size, -(-(i + 1) * length // size)

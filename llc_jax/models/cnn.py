@@ -11,7 +11,7 @@ class CNN(nnx.Module):
     """Three 3x3 convolutions, the last two with stride 2, then average pooling.
 
     Args:
-      width: channels of the first convolution; each later one doubles them.
+      width: channels of the first convolution; each later one has twice as many.
       dtype: of the arithmetic; parameters, statistics and features are float32.
     """
 

@@ -1,8 +1,8 @@
 """Heads: from backbone features to class logits, code logits, or both.
 
-Heads compute in float32 whatever the backbone's dtype. A later stage takes over
-the parameters that its head shares by name with the earlier one: `projection`, and
-`classifier` where the shapes are the same.
+Heads compute in float32, whatever the backbone's dtype. A stage that starts from an
+earlier one takes the head's parameters that have the same name and shape in both:
+`projection` and `classifier`.
 """
 
 from typing import NamedTuple
@@ -16,14 +16,14 @@ from llc_jax.errors import InputError
 
 
 class Output(NamedTuple):
-    """What a head says of B images.
+    """A head's output for B images.
 
     Attributes:
-      code_logits: float32[B, k], k real numbers whose signs are the code, mostly
-        f = F(x) P; or None (linear head).
-      class_logits: float32[B, L], or None (code head).
-      class_vectors: float32[L, k], s B(C), whose products with the code logits the
-        class logits are; or None (linear and code head).
+      code_logits: float32[B, k], k real numbers whose signs are the code, usually
+        f = F(x) P; None if the head gives no codes (`LinearHead`).
+      class_logits: float32[B, L]; None if the head gives no classes (`CodeHead`).
+      class_vectors: float32[L, k], s B(C): the class logits are their inner products with
+        the code logits (`CodebookHead`); None in the other heads.
     """
 
     code_logits: jax.Array | None
@@ -47,11 +47,11 @@ class CodebookHead(nnx.Module):
     """Phase 1: class logits s B(C) f of the code logits f = F(x) P.
 
     Args:
-      logit_scale: s. The B(C) f of equation 2 has a standard deviation of sqrt(k)
-        times that of one code logit; 1 / sqrt(k) keeps them alike.
+      logit_scale: s. The standard deviation of B(C) f in equation 2 is sqrt(k) times
+        that of one code logit; with 1 / sqrt(k) the two are equal.
       latent_std: standard deviation of the initial C. Only its ratio to the
-        codebook's learning rate matters, as the sign forgets the scale.
-      projection_gain: variance of the initial P times d.
+        codebook's learning rate matters, as the sign does not depend on the scale.
+      projection_gain: the initial P has the variance projection_gain / d.
 
     References:
       LLC, equation 2. The official code has s = 1, latent_std = sqrt(2 / k) and
@@ -82,12 +82,12 @@ class CodebookHead(nnx.Module):
 
 
 class CodeHead(nnx.Module):
-    """Phase 2, and rivals: the code logits f = F(x) P alone; class codes are fixed outside.
+    """Phase 2 and some baselines: only the code logits f = F(x) P, without class codes.
 
     Args:
-      projection_gain: variance of the initial P times d.
-      batch_norm: give each code logit a mean of 0 and a variance of 1 over the batch, and
-        a learnt scale and shift: about half of all images then have the bit.
+      projection_gain: the initial P has the variance projection_gain / d.
+      batch_norm: normalise each code logit over the batch. This balances the code: each
+        bit is then set in about half of the images.
 
     References:
       LLC, equation 3. Hoe et al., OrthoHash, NeurIPS 2021, for the normalisation.
@@ -118,12 +118,12 @@ class CodeHead(nnx.Module):
 
 
 class BottleneckHead(nnx.Module):
-    """A linear classifier of k numbers f = F(x) P, or of their signs.
+    """A linear classifier of the k real numbers f = F(x) P, or of their signs.
 
     Args:
-      binary: classify the signs, with the straight-through gradient and without a bias:
-        Greedy Hash. Else the k real numbers: what a code of k bits is compared with.
-      projection_gain: variance of the initial P times d.
+      binary: whether to classify the signs, with the straight-through gradient and without
+        a bias, as Greedy Hash does. The real numbers are a baseline for codes of k bits.
+      projection_gain: the initial P has the variance projection_gain / d.
 
     References:
       LLC, table 4 (real numbers). Su et al., Greedy Hash, NeurIPS 2018, and its code (signs).
@@ -144,17 +144,17 @@ class BottleneckHead(nnx.Module):
         self.classifier = nnx.Linear(num_bits, num_classes, use_bias=not binary, rngs=rngs)
 
     def __call__(self, features: jax.Array) -> Output:
-        """Maps float32[B, d] to the k numbers, as code logits, and class logits."""
-        numbers = self.projection(features)
-        given = sign_ste(numbers) if self.binary else numbers
-        return Output(code_logits=numbers, class_logits=self.classifier(given))
+        """Maps float32[B, d] to code logits, the k real numbers, and class logits."""
+        code_logits = self.projection(features)
+        bottleneck = sign_ste(code_logits) if self.binary else code_logits
+        return Output(code_logits=code_logits, class_logits=self.classifier(bottleneck))
 
 
 class ClassNumberHead(nnx.Module):
-    """A linear classifier whose code is the number of the class that it predicts.
+    """A linear classifier; the code of an image is the index of its predicted class.
 
-    It learns nothing of codes, and shows how much of a retrieval benchmark mere
-    classification achieves where queries and database are of the classes of training.
+    No code is learnt. As a baseline it shows what classification alone achieves in
+    retrieval where the queries and the database are of the training classes.
 
     References:
       Sablayrolles et al., How should we evaluate supervised hashing?, ICASSP 2017.
@@ -176,17 +176,17 @@ class ClassNumberHead(nnx.Module):
 
 
 def codes_of_predictions(class_logits: jax.Array, num_bits: int) -> jax.Array:
-    """Writes the most likely class's number in binary, as +1 and -1.
+    """Returns the index of the most likely class as a binary number of +1 and -1.
 
     Args:
       class_logits: float32[B, L].
-      num_bits: k, so many that 2^k >= L; bit 0 is the least.
+      num_bits: k, with 2^k >= L; bit 0 is the least significant.
 
     Returns:
       float32[B, k].
     """
-    numbers = jnp.argmax(class_logits, axis=1)
-    bits = (numbers[:, None] >> jnp.minimum(jnp.arange(num_bits), 31)[None]) & 1
+    classes = jnp.argmax(class_logits, axis=1)
+    bits = (classes[:, None] >> jnp.minimum(jnp.arange(num_bits), 31)[None]) & 1
     return jnp.where(bits, 1.0, -1.0)
 
 

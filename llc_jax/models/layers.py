@@ -1,6 +1,6 @@
 """Layers that several backbones share.
 
-Each takes a `dtype` for its arithmetic; parameters and statistics are float32.
+`dtype` is that of the arithmetic; parameters and statistics are float32.
 """
 
 import jax
@@ -13,9 +13,9 @@ HE_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 class BatchNorm(nnx.BatchNorm):
     """Batch normalisation with PyTorch's arithmetic, in one pass over the batch.
 
-    Like PyTorch's it averages the unbiased variance. The batch's own statistics are
-    summed in float32 around the running mean: around zero, as flax sums them, the variance
-    loses as many digits as the mean is larger than the spread.
+    As in PyTorch, the running variance averages the unbiased variance. The batch statistics
+    are computed in float32 from the differences to the running mean. Flax computes them as
+    E[x^2] - E[x]^2, which loses precision where the mean is larger than the deviation.
     """
 
     def __init__(self, channels: int, *, scale_init=None, dtype, rngs: nnx.Rngs):
@@ -31,22 +31,22 @@ class BatchNorm(nnx.BatchNorm):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises float[..., C] over all axes but the last."""
 
-        def wide(vector: jax.Array) -> jax.Array:
+        def expand(vector: jax.Array) -> jax.Array:
             return jnp.expand_dims(vector, range(x.ndim - 1))
 
         mean, var = self.mean[...], self.var[...]
-        whole = x.astype(jnp.float32)
+        x32 = x.astype(jnp.float32)
         if not self.use_running_average:
             axes, count = range(x.ndim - 1), x.size // x.shape[-1]
-            around = whole - wide(mean)
-            offset, square = jnp.mean(around, axes), jnp.mean(jnp.square(around), axes)
-            batch_mean, batch_var = mean + offset, jnp.maximum(square - jnp.square(offset), 0)
+            shifted = x32 - expand(mean)
+            shift, square = jnp.mean(shifted, axes), jnp.mean(jnp.square(shifted), axes)
+            batch_mean, batch_var = mean + shift, jnp.maximum(square - jnp.square(shift), 0)
             unbiased = batch_var * (count / max(count - 1, 1))
             self.mean[...] = self.momentum * mean + (1 - self.momentum) * batch_mean
             self.var[...] = self.momentum * var + (1 - self.momentum) * unbiased
             mean, var = batch_mean, batch_var
         gain = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        return ((whole - wide(mean)) * wide(gain) + wide(self.bias[...])).astype(self.dtype)
+        return ((x32 - expand(mean)) * expand(gain) + expand(self.bias[...])).astype(self.dtype)
 
 
 def conv(
@@ -62,7 +62,7 @@ def conv(
     dtype,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
-    """Returns a square convolution; by default padded to keep the size at stride 1."""
+    """Returns a convolution with a square kernel, by default with padding kernel // 2."""
     padding = kernel // 2 if padding is None else padding
     return nnx.Conv(
         inputs,

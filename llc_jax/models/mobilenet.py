@@ -1,4 +1,4 @@
-"""MobileNetV1: a small and fast encoder.
+"""MobileNetV1, a small and fast backbone.
 
 References:
   Howard et al., MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
@@ -26,14 +26,15 @@ _MULTIPLE = 8
 
 
 class Block(nnx.Module):
-    """A convolution of each channel by itself, then one across channels."""
+    """A depthwise separable convolution: depthwise 3x3, then pointwise 1x1."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, *, dtype, rngs: nnx.Rngs):
         norm = functools.partial(layers.BatchNorm, dtype=dtype, rngs=rngs)
         conv = functools.partial(layers.conv, dtype=dtype, rngs=rngs)
-        # The fan in of one channel is its fan out, which flax would count over all channels.
-        one_channel = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
-        self.depthwise = conv(inputs, inputs, 3, stride, groups=inputs, init=one_channel)
+        # Fan in equals fan out in a depthwise convolution, but flax counts its fan out over
+        # all channels.
+        depthwise_init = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
+        self.depthwise = conv(inputs, inputs, 3, stride, groups=inputs, init=depthwise_init)
         self.depthwise_norm = norm(inputs)
         self.pointwise = conv(inputs, outputs, 1)
         self.pointwise_norm = norm(outputs)
@@ -47,17 +48,18 @@ class MobileNetV1(nnx.Module):
     """A stem and thirteen separable convolutions, then average pooling.
 
     Args:
-      width: times the channels of every layer, rounded to multiples of 8.
+      width: width multiplier: every layer has this times the usual channels, rounded to
+        a multiple of 8.
       dtype: of the arithmetic; parameters, statistics and features are float32.
     """
 
     def __init__(self, *, width: float = 1.0, dtype=jnp.float32, rngs: nnx.Rngs):
-        channels = _rounded(_STEM * width)
+        channels = _round_channels(_STEM * width)
         self.stem = layers.conv(3, channels, 3, 2, dtype=dtype, rngs=rngs)
         self.stem_norm = layers.BatchNorm(channels, dtype=dtype, rngs=rngs)
         blocks = []
         for outputs, stride in _BLOCKS:
-            outputs = _rounded(outputs * width)
+            outputs = _round_channels(outputs * width)
             blocks.append(Block(channels, outputs, stride, dtype=dtype, rngs=rngs))
             channels = outputs
         self.blocks = nnx.List(blocks)
@@ -71,7 +73,7 @@ class MobileNetV1(nnx.Module):
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
 
-def _rounded(channels: float) -> int:
+def _round_channels(channels: float) -> int:
     """Rounds to a multiple of 8, at least 8, and never down by more than a tenth."""
     rounded = max(_MULTIPLE, int(channels + _MULTIPLE / 2) // _MULTIPLE * _MULTIPLE)
     return rounded if rounded >= 0.9 * channels else rounded + _MULTIPLE

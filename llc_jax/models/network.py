@@ -1,4 +1,4 @@
-"""A backbone and a head as three pure functions over plain trees of arrays."""
+"""A backbone and a head as pure functions over plain trees of arrays."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,14 +16,14 @@ Tree = Any
 
 
 class Normalization(NamedTuple):
-    """Per channel, of pixels from 0 to 255."""
+    """Mean and standard deviation of each channel, of pixels from 0 to 255."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
-# What pretrained models were trained with: torchvision's and DeiT with the first, timm's
-# MobileNets and its own vision transformers with the second.
+# The normalisations that pretrained models expect: torchvision's models and DeiT the first,
+# timm's MobileNets and its own vision transformers the second.
 NORMALIZATIONS = {
     "imagenet": Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "inception": Normalization((127.5,) * 3, (127.5,) * 3),
@@ -31,7 +31,7 @@ NORMALIZATIONS = {
 
 
 class Network(nnx.Module):
-    """Normalisation, backbone and head in a row."""
+    """Normalisation of the images, then a backbone, then a head."""
 
     def __init__(
         self,
@@ -57,14 +57,14 @@ class Network(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class PureNetwork:
-    """A network without state of its own.
+    """A network as pure functions.
 
     Attributes:
       init: key -> (params, batch_stats), float32 trees.
-      train: (params, batch_stats, images, key) -> (Output, batch_stats after the batch).
+      train: (params, batch_stats, images, key) -> (Output, updated batch_stats).
       evaluate: (params, batch_stats, images) -> Output.
-      features: (params, batch_stats, images) -> float32[B, d], those of `evaluate`.
-      frozen: params' tree of bool, True where `train` passes no gradient on.
+      features: (params, batch_stats, images) -> float32[B, d], the backbone's in `evaluate`.
+      frozen: a tree of bool like the params, True where `train` stops the gradient.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
@@ -74,16 +74,16 @@ class PureNetwork:
     frozen: Tree
 
 
-def purify(
+def functionalize(
     create: Callable[[nnx.Rngs], Network], trainable_blocks: int | None = None
 ) -> PureNetwork:
-    """Makes pure functions of an NNX module.
+    """Turns an NNX module into pure functions.
 
     Args:
-      create: builds the module from its random streams; called abstractly here,
-        and for real inside `init`.
-      trainable_blocks: train the head and only the last so many of the backbone's
-        `blocks`; what is frozen normalises with its running statistics. None trains all.
+      create: builds the module from its random streams; it is called here to get the
+        shapes, without computing anything, and in `init` to get the values.
+      trainable_blocks: train only the head and this many of the backbone's last `blocks`;
+        frozen layers normalise with their running statistics. None trains all.
 
     Raises:
       InputError: if the backbone has fewer blocks.
@@ -92,15 +92,15 @@ def purify(
     is_frozen = _frozen_paths(module, trainable_blocks)
     params = nnx.to_pure_dict(nnx.state(module, nnx.Param))
     frozen = jax.tree_util.tree_map_with_path(
-        lambda path, _: is_frozen([part.key for part in path]), params
+        lambda path, _: is_frozen([entry.key for entry in path]), params
     )
-    graphs = {}
+    graphdefs = {}
     for mode in ("train", "eval"):
         getattr(module, mode)()
-        for path, part in nnx.iter_modules(module):
-            if isinstance(part, nnx.BatchNorm) and is_frozen(path):
-                part.eval()
-        graphs[mode], *_, streams = nnx.split(module, nnx.Param, nnx.BatchStat, nnx.RngState)
+        for path, submodule in nnx.iter_modules(module):
+            if isinstance(submodule, nnx.BatchNorm) and is_frozen(path):
+                submodule.eval()
+        graphdefs[mode], *_, rngs = nnx.split(module, nnx.Param, nnx.BatchStat, nnx.RngState)
 
     def init(key):
         _, params, stats, _ = nnx.split(
@@ -112,13 +112,13 @@ def purify(
         params = jax.tree.map(
             lambda leaf, fixed: jax.lax.stop_gradient(leaf) if fixed else leaf, params, frozen
         )
-        merged = nnx.merge(graphs["train"], params, stats, _seeded(streams, key))
-        output = merged(images)
-        return output, nnx.to_pure_dict(nnx.state(merged, nnx.BatchStat))
+        network = nnx.merge(graphdefs["train"], params, stats, _reseed(rngs, key))
+        output = network(images)
+        return output, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
     def merge(params, stats):
-        # Nothing is drawn in evaluation, so any key will do.
-        return nnx.merge(graphs["eval"], params, stats, _seeded(streams, jax.random.key(0)))
+        # Evaluation draws no random numbers, so the key does not matter.
+        return nnx.merge(graphdefs["eval"], params, stats, _reseed(rngs, jax.random.key(0)))
 
     def evaluate(params, stats, images):
         return merge(params, stats)(images)
@@ -130,9 +130,10 @@ def purify(
 
 
 def _frozen_paths(module: Network, trainable_blocks: int | None) -> Callable[[Sequence], bool]:
-    """Returns whether what is at a path in the network stays as it is.
+    """Returns a function from a path in the network to whether it is frozen.
 
-    Of a backbone, all but `blocks` and what is called `final_...` comes before the blocks.
+    A backbone's layers outside `blocks` come before the blocks, except those whose names
+    start with `final_`: they come after them.
     """
     if trainable_blocks is None:
         return lambda path: False
@@ -153,13 +154,13 @@ def _frozen_paths(module: Network, trainable_blocks: int | None) -> Callable[[Se
     return is_frozen
 
 
-def _seeded(streams: Tree, key: jax.Array) -> Tree:
-    """Returns the state of a module's random streams, started from a key."""
-    leaves, structure = jax.tree.flatten(streams)
-    started = [
+def _reseed(rngs: Tree, key: jax.Array) -> Tree:
+    """Returns the state of a module's random streams, seeded by a key."""
+    leaves, structure = jax.tree.flatten(rngs)
+    seeded = [
         jax.random.fold_in(key, number)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         else jnp.zeros(leaf.shape, leaf.dtype)
         for number, leaf in enumerate(leaves)
     ]
-    return jax.tree.unflatten(structure, started)
+    return jax.tree.unflatten(structure, seeded)

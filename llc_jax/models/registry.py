@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Backbones by name, and networks from their descriptions in a config."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -11,26 +11,26 @@ from llc_jax.models.alexnet import AlexNet
 from llc_jax.models.cnn import CNN
 from llc_jax.models.heads import HEADS
 from llc_jax.models.mobilenet import MobileNetV1
-from llc_jax.models.network import NORMALIZATIONS, Network, PureNetwork, purify
+from llc_jax.models.network import NORMALIZATIONS, Network, PureNetwork, functionalize
 from llc_jax.models.resnet import ResNet
 from llc_jax.models.vit import VisionTransformer
 from llc_jax.options import bind, choose
 
 
 class Backbone(NamedTuple):
-    """A backbone.
+    """A backbone's constructor and its usual image size.
 
     Attributes:
-      build: its constructor; the module it makes states its `num_features`.
-      input_size: side of the square images that it is meant for, in pixels.
+      build: the constructor; the module has the attribute `num_features`, d.
+      input_size: side of the square images that it is designed for, in pixels.
     """
 
     build: Callable[..., nnx.Module]
     input_size: int
 
 
-# Options of the residual networks. Those called `_small` are for images of 32 pixels; of
-# 6n + 2 layers, they are three stages of n blocks (He et al., section 4.2).
+# Options of the residual networks. Names with `_small` are for images of 32 pixels; those
+# of 6n + 2 layers have three stages of n blocks (He et al., section 4.2).
 RESNETS = {
     "resnet18": {"depths": (2, 2, 2, 2), "width": 64},
     "resnet34": {"depths": (3, 4, 6, 3), "width": 64},
@@ -66,7 +66,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def backbone(model: Mapping[str, Any]) -> Backbone:
-    """Looks up the backbone that a model's description names."""
+    """Returns the backbone that a model's description names."""
     return choose(model.get("name"), BACKBONES, "config.model.name")
 
 
@@ -82,11 +82,11 @@ def build(
 
     Args:
       model: `name` of the backbone, `dtype` of its arithmetic, `normalization` of its
-        images, and its options; those that are None are left to the backbone.
+        images, and its options; the backbone's default replaces an option that is None.
       head: `name` of the head, and its options.
       num_classes: L.
       num_bits: k.
-      trainable_blocks: as in `network.purify`.
+      trainable_blocks: as in `network.functionalize`.
 
     Raises:
       InputError: if a name or an option is unknown, or there are fewer blocks.
@@ -95,22 +95,23 @@ def build(
     normalization = choose(
         model.pop("normalization", "imagenet"), NORMALIZATIONS, "config.model.normalization"
     )
-    features = _bound(backbone(model).build, model, "The backbone")
-    top = _bound(choose(head.get("name"), HEADS, "The head's name"), head, "The head")
+    make_backbone = _bind_options(backbone(model).build, model, "The backbone")
+    head_class = choose(head.get("name"), HEADS, "The head's name")
+    make_head = _bind_options(head_class, head, "The head")
 
     def create(rngs: nnx.Rngs) -> Network:
-        body = features(rngs=rngs)
-        classes_and_bits = {"num_classes": num_classes, "num_bits": num_bits}
-        head = top(body.num_features, **classes_and_bits, rngs=rngs)
-        return Network(body, head, normalization)
+        backbone_module = make_backbone(rngs=rngs)
+        sizes = {"num_classes": num_classes, "num_bits": num_bits}
+        head_module = make_head(backbone_module.num_features, **sizes, rngs=rngs)
+        return Network(backbone_module, head_module, normalization)
 
-    return purify(create, trainable_blocks)
+    return functionalize(create, trainable_blocks)
 
 
-def _bound(build_module: Callable, description: Mapping[str, Any], what: str) -> Callable:
-    """Gives a module's constructor the options of its description."""
-    given = description.items()
-    options = {key: value for key, value in given if key != "name" and value is not None}
+def _bind_options(constructor: Callable, description: Mapping[str, Any], kind: str) -> Callable:
+    """Binds the options in a module's description to its constructor."""
+    items = description.items()
+    options = {key: value for key, value in items if key != "name" and value is not None}
     if "dtype" in options:
         options["dtype"] = choose(options["dtype"], DTYPES, "config.model.dtype")
-    return bind(build_module, options, f"{what} {description['name']}")
+    return bind(constructor, options, f"{kind} {description['name']}")

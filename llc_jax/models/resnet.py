@@ -1,8 +1,8 @@
-"""Residual networks for 224-pixel images (v1.5) and for small ones.
+"""Residual networks for 224-pixel images (v1.5) and for small images.
 
 References:
-  He et al., Deep Residual Learning for Image Recognition, CVPR 2016. The stride of
-  a bottleneck sits in its 3x3 convolution, as in torchvision ("v1.5").
+  He et al., Deep Residual Learning for Image Recognition, CVPR 2016. The 3x3 convolution
+  of a bottleneck has the stride, as in torchvision ("v1.5").
 """
 
 import functools
@@ -16,7 +16,7 @@ from llc_jax.models import layers
 
 
 class Block(nnx.Module):
-    """A residual block: convolutions of the given kernel sizes beside a shortcut."""
+    """A residual block: convolutions of the given kernel sizes, and a shortcut."""
 
     def __init__(
         self,
@@ -32,12 +32,12 @@ class Block(nnx.Module):
         convs, norms = [], []
         channels = inputs
         for position, (width, kernel) in enumerate(zip(widths, kernels, strict=True)):
-            # The first 3x3 convolution carries the stride.
-            step = stride if position == kernels.index(3) else 1
-            last = position == len(widths) - 1
-            gain = nnx.initializers.zeros if last and zero_init_residual else None
-            convs.append(conv(channels, width, kernel, step))
-            norms.append(norm(width, scale_init=gain))
+            # The first 3x3 convolution has the stride.
+            conv_stride = stride if position == kernels.index(3) else 1
+            is_last = position == len(widths) - 1
+            scale_init = nnx.initializers.zeros if is_last and zero_init_residual else None
+            convs.append(conv(channels, width, kernel, conv_stride))
+            norms.append(norm(width, scale_init=scale_init))
             channels = width
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
         same_shape = stride == 1 and inputs == channels
@@ -61,15 +61,15 @@ class ResNet(nnx.Module):
       depths: blocks in each stage; every stage after the first halves the image
         and doubles the width.
       width: channels of the first stage's 3x3 convolutions.
-      bottleneck: blocks of 1x1, 3x3, 1x1 with four times the width at the end,
-        instead of two 3x3.
+      bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions, the last with four times the
+        width, instead of two 3x3 convolutions.
       small_images: a 3x3 stem without pooling, for images of about 32 pixels,
         instead of 7x7 with stride 2 and max pooling.
-      zero_init_residual: whether the last normalisation of each block starts at
-        gain 0, so that the network starts shallow.
+      zero_init_residual: whether the last normalisation of each block has the initial
+        gain 0, so that each block starts as its shortcut.
       conv_init: "fan_out" (He et al.) or "fan_in" (the official LLC code).
-      dtype: of the activations and of the convolutions' arithmetic. Parameters,
-        statistics and the features that come out are float32.
+      dtype: of the activations and of the arithmetic; parameters, statistics and features
+        are float32.
     """
 
     def __init__(
@@ -93,20 +93,22 @@ class ResNet(nnx.Module):
         blocks, channels = [], width
         for stage, depth in enumerate(depths):
             inner = width * 2**stage
-            shape = ((inner, inner, 4 * inner), (1, 3, 1)) if bottleneck else ((inner,) * 2, (3, 3))
+            widths = (inner, inner, 4 * inner) if bottleneck else (inner, inner)
+            kernels = (1, 3, 1) if bottleneck else (3, 3)
             for position in range(depth):
                 stride = 2 if stage > 0 and position == 0 else 1
                 blocks.append(
                     Block(
                         channels,
-                        *shape,
+                        widths,
+                        kernels,
                         stride,
                         conv=conv,
                         norm=norm,
                         zero_init_residual=zero_init_residual,
                     )
                 )
-                channels = shape[0][-1]
+                channels = widths[-1]
         self.blocks = nnx.List(blocks)
         self.num_features = channels
 

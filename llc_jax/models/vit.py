@@ -1,4 +1,4 @@
-"""Vision transformers, as timm has them: features are the class token.
+"""Vision transformers as in timm; the features are the class token's output.
 
 References:
   Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021; the sizes are those of
@@ -16,7 +16,7 @@ _EPSILON = 1e-6
 
 
 class Block(nnx.Module):
-    """Attention and two dense layers, each normalised before and added to its input."""
+    """A pre-norm transformer block: self-attention, then an MLP, each with a residual."""
 
     def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
         norm = functools.partial(nnx.LayerNorm, width, epsilon=_EPSILON, dtype=dtype, rngs=rngs)
@@ -26,7 +26,7 @@ class Block(nnx.Module):
         self.widen, self.narrow = dense(width, 4 * width), dense(4 * width, width)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float[B, T, d] to the same."""
+        """Maps tokens, float[B, T, d], to tokens of the same shape."""
         x = x + self.projection(self._attend(self.qkv(self.attention_norm(x))))
         return x + self.narrow(nnx.gelu(self.widen(self.dense_norm(x)), approximate=False))
 
@@ -38,13 +38,13 @@ class Block(nnx.Module):
 
 
 class VisionTransformer(nnx.Module):
-    """A vision transformer with a class token and learnt positions.
+    """A vision transformer with a class token and learnt position embeddings.
 
     Args:
-      depth: how many blocks.
-      width: of a token, a multiple of 64, the width of an attention head.
-      patch: side of the square that becomes a token, in pixels.
-      image_size: side of the images, in pixels; the positions are of this size.
+      depth: number of blocks.
+      width: of a token; a multiple of 64, the width of an attention head.
+      patch: side of the square patch of a token, in pixels.
+      image_size: side of the images, in pixels; the position embeddings are for this size.
       dtype: of the arithmetic; parameters and features are float32.
     """
 
@@ -63,9 +63,9 @@ class VisionTransformer(nnx.Module):
         self.patch = nnx.Conv(
             3, width, (patch, patch), patch, padding="VALID", dtype=dtype, rngs=rngs
         )
-        small = nnx.initializers.truncated_normal(0.02)
-        self.class_token = nnx.Param(small(rngs.params(), (1, 1, width)))
-        self.position = nnx.Param(small(rngs.params(), (1, 1 + tokens, width)))
+        init = nnx.initializers.truncated_normal(0.02)
+        self.class_token = nnx.Param(init(rngs.params(), (1, 1, width)))
+        self.position = nnx.Param(init(rngs.params(), (1, 1 + tokens, width)))
         self.blocks = nnx.List(Block(width, dtype=dtype, rngs=rngs) for _ in range(depth))
         self.final_norm = nnx.LayerNorm(width, epsilon=_EPSILON, dtype=dtype, rngs=rngs)
         self.num_features = width
@@ -79,8 +79,9 @@ class VisionTransformer(nnx.Module):
             )
         patches = self.patch(images)
         batch, width = len(images), patches.shape[-1]
-        first = jnp.broadcast_to(self.class_token[...], (batch, 1, width)).astype(self.dtype)
-        x = jnp.concatenate([first, patches.reshape(batch, -1, width)], axis=1)
+        class_token = jnp.broadcast_to(self.class_token[...], (batch, 1, width))
+        class_token = class_token.astype(self.dtype)
+        x = jnp.concatenate([class_token, patches.reshape(batch, -1, width)], axis=1)
         x = x + jnp.broadcast_to(self.position[...], x.shape).astype(self.dtype)
         for block in self.blocks:
             x = block(x)

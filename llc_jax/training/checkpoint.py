@@ -1,4 +1,4 @@
-"""Checkpoints of a stage. The only file that imports Orbax."""
+"""Checkpoints of a stage, with Orbax; no other module imports it."""
 
 import os
 import pathlib
@@ -17,8 +17,8 @@ _managers = ocp.checkpoint_managers
 class Checkpoints:
     """The checkpoints of one stage, by step; the latest `keep` of them are kept.
 
-    Saving is asynchronous; a checkpoint appears under its name when it is whole.
-    Use as a context manager, or `close`.
+    Saving is asynchronous; a checkpoint appears under its name when it is complete.
+    Use it as a context manager, or call `close`.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2):
@@ -38,13 +38,16 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, None where there is none."""
+        """The step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
     def check_space(self, abstract: Tree) -> None:
         """Raises an InputError if the disk has no room for the checkpoints of such a state.
 
-        There is one more than are kept while the newest is written.
+        While the newest is written, there is one more than `keep`.
+
+        Args:
+          abstract: the state's tree of `jax.ShapeDtypeStruct`s.
         """
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
         count = self.keep + 1
@@ -52,7 +55,7 @@ class Checkpoints:
         check_space(self.directory, size * count, f"A set of {count} checkpoints", remedy)
 
     def save(self, step: int, state: Tree) -> None:
-        """Starts to save the state, unless the step is saved already."""
+        """Starts to save the state, unless this step is already saved."""
         if step != self.latest_step:
             self._manager.save(step, args=ocp.args.StandardSave(state))
 
@@ -61,19 +64,19 @@ class Checkpoints:
 
         Args:
           abstract: the state's tree of `jax.ShapeDtypeStruct`s with shardings; the
-            devices may be others than those that saved.
+            devices may differ from those that saved it.
 
         Raises:
-          InputError: if there is no checkpoint, or it does not fit the tree.
+          InputError: if there is no checkpoint, or it does not match the tree.
         """
         return _restore(self._manager, ocp.args.StandardRestore(abstract))
 
-    def told_to_stop(self, step: int) -> bool:
-        """Whether the cluster has announced that it will end this run (all processes agree)."""
+    def reached_preemption(self, step: int) -> bool:
+        """Whether the cluster has announced a preemption; all processes get the same answer."""
         return self._manager.reached_preemption(step)
 
     def close(self) -> None:
-        """Waits until everything is written."""
+        """Waits until all checkpoints are written, and closes the manager."""
         self._manager.wait_until_finished()
         self._manager.close()
 
@@ -86,11 +89,11 @@ def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
       abstract: a tree of `jax.ShapeDtypeStruct`s with shardings, under those keys.
 
     Raises:
-      InputError: if there is no checkpoint, or it does not fit the tree.
+      InputError: if there is no checkpoint, or it does not match the tree.
     """
-    how = ocp.checkpoint_utils.construct_restore_args(abstract)
-    args = ocp.args.PyTreeRestore(item=abstract, restore_args=how, partial_restore=True)
-    with _open(directory) as manager:
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
+    with _open_read_only(directory) as manager:
         return _restore(manager, args)
 
 
@@ -102,21 +105,21 @@ def weight_shapes(directory: str | os.PathLike) -> Tree:
     Raises:
       InputError: if there is no checkpoint.
     """
-    with _open(directory) as manager:
-        found = manager.item_metadata(_latest(manager))
-    return {name: _shapes(found[name]) for name in ("params", "batch_stats")}
+    with _open_read_only(directory) as manager:
+        metadata = manager.item_metadata(_latest_step(manager))
+    return {name: _shapes(metadata[name]) for name in ("params", "batch_stats")}
 
 
-def _shapes(found: Any) -> Tree:
-    """Returns shapes of Orbax's metadata, in which the numbers of a list are strings."""
-    if isinstance(found, dict):
-        items = found.items()
+def _shapes(metadata: Any) -> Tree:
+    """Returns the shapes in Orbax's metadata, where the integer keys of a tree are strings."""
+    if isinstance(metadata, dict):
+        items = metadata.items()
         return {int(key) if key.isdigit() else key: _shapes(value) for key, value in items}
-    return jax.ShapeDtypeStruct(found.shape, found.dtype)
+    return jax.ShapeDtypeStruct(metadata.shape, metadata.dtype)
 
 
-def _open(directory: str | os.PathLike) -> ocp.CheckpointManager:
-    """Opens checkpoints to read from."""
+def _open_read_only(directory: str | os.PathLike) -> ocp.CheckpointManager:
+    """Opens existing checkpoints; nothing is written."""
     directory = pathlib.Path(directory).absolute()
     if not directory.is_dir():
         raise InputError(f"There is no checkpoint in {directory}.")
@@ -125,7 +128,7 @@ def _open(directory: str | os.PathLike) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(directory, options=options, item_handlers=handler)
 
 
-def _latest(manager: ocp.CheckpointManager) -> int:
+def _latest_step(manager: ocp.CheckpointManager) -> int:
     step = manager.latest_step()
     if step is None:
         raise InputError(f"There is no checkpoint in {manager.directory}.")
@@ -133,7 +136,7 @@ def _latest(manager: ocp.CheckpointManager) -> int:
 
 
 def _restore(manager: ocp.CheckpointManager, args) -> Tree:
-    step = _latest(manager)
+    step = _latest_step(manager)
     try:
         return manager.restore(step, args=args)
     except (ValueError, KeyError, FileNotFoundError) as error:

@@ -205,7 +205,7 @@ def _take_steps(
             log.progress(step - 1, loss, clock.tick())
         previous = figures
         epoch = timetable.epoch_ends.get(step)
-        stop = request.signal is not None or checkpoints.told_to_stop(step)
+        stop = request.signal is not None or checkpoints.reached_preemption(step)
         on_time = timetable.checkpoint_steps and step % timetable.checkpoint_steps == 0
         if epoch is None and not on_time and not stop:
             continue

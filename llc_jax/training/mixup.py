@@ -1,10 +1,12 @@
-"""Mixup: each example of a batch blended with another, images and losses alike.
+"""Mixup: each example of a batch is mixed with a partner, in images and in metrics.
 
-The loss of a blend of two labels is the blend of the losses of either, and so are the other
-figures reported: for a loss that is linear in the target that is the same. An objective that
-compares the images of a batch has no mixup. The partner of an example is the one before it
-in the batch, which is shuffled; one share serves the whole batch, as in the paper's code. It
-depends on the key alone, not on how the batch lies on devices.
+The mixing coefficient lambda, which the paper draws from Beta(alpha, alpha), is the weight of
+the example itself; its partner has the weight 1 - lambda. The paper mixes the labels. Here
+the metrics for either label are mixed with the same weights, which gives the same loss where
+the loss is linear in the target. Objectives that compare the examples of a batch cannot be
+mixed this way. The partner of an example is the one before it in the shuffled batch. As in
+the paper's code, one lambda is drawn for the whole batch. It depends on the key alone, not on
+how the batch is sharded.
 
 References:
   Zhang et al., mixup: beyond empirical risk minimization, 2018.
@@ -15,47 +17,50 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from llc_jax.training.objectives import Figures
+from llc_jax.training.objectives import Metrics
 
 
-def draw_shares(key: jax.Array, mask: jax.Array, alpha: float) -> jax.Array:
-    """Draws how much of itself each example keeps; the rest is its partner's.
+def sample_lambdas(key: jax.Array, mask: jax.Array, alpha: float) -> jax.Array:
+    """Draws the mixing coefficient of a batch, and sets it to 1 where nothing is mixed.
 
     Args:
       key: of the batch.
-      mask: bool[B]; an example stays whole where it or its partner is False.
-      alpha: the share is of Beta(alpha, alpha): near 0, it is close to 0 or 1.
+      mask: bool[B]; an example is not mixed where it or its partner is False.
+      alpha: of Beta(alpha, alpha); for an alpha near 0, lambda is close to 0 or 1.
 
     Returns:
       float32[B].
     """
-    share = jax.random.beta(key, alpha, alpha)
-    return jnp.where(mask & _partners(mask), share, 1.0)
+    lambda_ = jax.random.beta(key, alpha, alpha)
+    return jnp.where(mask & _partners(mask), lambda_, 1.0)
 
 
-def mix_images(images: jax.Array, shares: jax.Array) -> jax.Array:
-    """Blends uint8[B, H, W, 3] with the partners' by float32[B], rounded to whole levels."""
-    own, others = (each.astype(jnp.float32) for each in (images, _partners(images)))
-    shares = shares[:, None, None, None]
-    return jnp.round(shares * own + (1 - shares) * others).astype(images.dtype)
+def mix_images(images: jax.Array, lambdas: jax.Array) -> jax.Array:
+    """Mixes uint8[B, H, W, 3] with the partners by float32[B], and rounds to uint8."""
+    pixels, partners = (each.astype(jnp.float32) for each in (images, _partners(images)))
+    lambdas = lambdas[:, None, None, None]
+    return jnp.round(lambdas * pixels + (1 - lambdas) * partners).astype(images.dtype)
 
 
-def mix_figures(objective: Callable[..., Figures], shares: jax.Array) -> Callable[..., Figures]:
-    """Returns an objective whose figures are the blend of those of both labels.
+def mix_metrics(objective: Callable[..., Metrics], lambdas: jax.Array) -> Callable[..., Metrics]:
+    """Returns an objective whose metrics are mixed from those for the label and the partner's.
 
     Args:
-      objective: (output, labels, class_codes) -> float32[B] figures by name.
-      shares: float32[B].
+      objective: (output, labels, class_codes) -> metrics, float32[B] each.
+      lambdas: float32[B].
     """
 
     def mixed(output, labels, class_codes):
-        figures = objective(output, labels, class_codes)
-        others = objective(output, _partners(labels), class_codes)
-        return {name: shares * own + (1 - shares) * others[name] for name, own in figures.items()}
+        metrics = objective(output, labels, class_codes)
+        partners = objective(output, _partners(labels), class_codes)
+        return {
+            name: lambdas * values + (1 - lambdas) * partners[name]
+            for name, values in metrics.items()
+        }
 
     return mixed
 
 
 def _partners(rows: jax.Array) -> jax.Array:
-    """Puts each row's partner in its place."""
+    """Returns the partner of each row, in its place."""
     return jnp.roll(rows, 1, axis=0)

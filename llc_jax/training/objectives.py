@@ -1,10 +1,10 @@
 """What each stage minimises: one pure function each.
 
 An objective maps the network's output, the labels and the packed class codes (or
-None, where the stage has no fixed codebook) to named figures for each example,
-float32[B]. The one called `loss` is minimised; the others are logged.
+None, where the stage has no fixed codebook) to named metrics of each example,
+float32[B]. The metric `loss` is minimised; the others are logged.
 
-The first three are those of LLC; the others are its rivals.
+`softmax`, `codebook` and `instance` are those of LLC; the others are baselines.
 """
 
 import functools
@@ -19,26 +19,27 @@ from llc_jax.codes import packing
 from llc_jax.codes.binarize import sign
 from llc_jax.models.heads import Output
 
-Figures = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
 
 
 def softmax(
     output: Output, labels: jax.Array, class_codes: None = None, *, label_smoothing: float = 0.0
-) -> Figures:
+) -> Metrics:
     """Softmax cross-entropy of the class logits: the linear baseline.
 
     Args:
       output: class logits float32[B, L].
       labels: int32[B].
       class_codes: not used.
-      label_smoothing: share of the target that is spread evenly over all classes.
+      label_smoothing: part of the target probability that is spread evenly over all classes.
     """
     del class_codes
     logits = output.class_logits
-    chosen = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    target = (1 - label_smoothing) * chosen + label_smoothing * jnp.mean(logits, axis=1)
+    label_logits = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    target_logits = (1 - label_smoothing) * label_logits
+    target_logits += label_smoothing * jnp.mean(logits, axis=1)
     return {
-        "loss": jax.nn.logsumexp(logits, axis=1) - target,
+        "loss": jax.nn.logsumexp(logits, axis=1) - target_logits,
         "accuracy": (jnp.argmax(logits, axis=1) == labels).astype(jnp.float32),
     }
 
@@ -50,39 +51,39 @@ def codebook(
     *,
     label_smoothing: float = 0.0,
     prefixes: Sequence[int] = (),
-) -> Figures:
+) -> Metrics:
     """Softmax cross-entropy of the logits s B(C) f: phase 1.
 
     `logit_scale` is the standard deviation of an example's class logits. Where it
-    falls to 0 and stays there, the features have died: the loss is ln L for good.
+    falls to 0 and stays there, the features have collapsed and the loss stays at ln L.
 
     Args:
       output: code logits f, class logits and class vectors s B(C).
       labels: int32[B].
       class_codes: not used.
       label_smoothing: as in `softmax`.
-      prefixes: of a nested codebook; the loss is the mean over the whole code and its
-        first so many bits.
+      prefixes: lengths of the nested codes, in bits; the loss is the mean over the
+        whole code and its prefixes of these lengths.
 
     References:
       LLC, equation 2; section 4.4 for nested codebooks.
     """
     del class_codes
     smooth_softmax = functools.partial(softmax, labels=labels, label_smoothing=label_smoothing)
-    figures, losses = smooth_softmax(output), []
+    metrics, prefix_losses = smooth_softmax(output), []
     for bits in prefixes:
         class_logits = output.code_logits[:, :bits] @ output.class_vectors[:, :bits].T
-        losses.append(smooth_softmax(Output(None, class_logits))["loss"])
-    return figures | {
-        "loss": sum(losses, figures["loss"]) / (len(losses) + 1),
+        prefix_losses.append(smooth_softmax(Output(None, class_logits))["loss"])
+    return metrics | {
+        "loss": sum(prefix_losses, metrics["loss"]) / (len(prefix_losses) + 1),
         "logit_scale": jnp.std(output.class_logits, axis=1),
     }
 
 
 def instance(
     output: Output, labels: jax.Array, class_codes: jax.Array, *, prefixes: Sequence[int] = ()
-) -> Figures:
-    """Binary cross-entropy of each code logit with the class's bit: phase 2.
+) -> Metrics:
+    """Binary cross-entropy of each code logit with the same bit of the class code: phase 2.
 
     Args:
       output: code logits float32[B, k].
@@ -96,10 +97,10 @@ def instance(
     """
     logits = output.code_logits
     targets = packing.unpack(class_codes[labels], logits.shape[1])
-    losses = optax.sigmoid_binary_cross_entropy(logits, (targets > 0).astype(jnp.float32))
-    means = [jnp.mean(losses[:, :bits], axis=1) for bits in (*prefixes, logits.shape[1])]
+    bit_losses = optax.sigmoid_binary_cross_entropy(logits, (targets > 0).astype(jnp.float32))
+    losses = [jnp.mean(bit_losses[:, :bits], axis=1) for bits in (*prefixes, logits.shape[1])]
     return {
-        "loss": sum(means) / len(means),
+        "loss": sum(losses) / len(losses),
         "bits_right": jnp.mean((sign(logits) == targets).astype(jnp.float32), axis=1),
     }
 
@@ -115,22 +116,23 @@ def hashnet(
     growth: float = 50.0,
     power: float = 0.5,
     stages: int = 50,
-) -> Figures:
-    """HashNet: the weighted likelihood of which pairs of a batch share a class.
+) -> Metrics:
+    """HashNet: weighted negative log-likelihood of the pairwise similarity in a batch.
 
-    With h = tanh(beta f), a pair is similar with probability sigmoid(scale / k <h_i, h_j>).
-    Similar and dissimilar pairs have the same weight in all. While beta grows, h comes
-    closer to the signs of f: beta = (1 + growth t)^power, where t is the progress, in so
-    many stages.
+    A pair is similar if its labels are equal. With h = tanh(beta f), the model gives a pair
+    the probability sigmoid(scale / k <h_i, h_j>) of being similar. All similar pairs together
+    weigh as much as all dissimilar pairs. As beta grows, h approaches the signs of f:
+    beta = (1 + growth t)^power, where t is the progress rounded down to a multiple of
+    1 / stages.
 
     Args:
       output: code logits f, float32[B, k].
       labels: int32[B].
       class_codes: not used.
       mask: bool[B], False for examples that do not count.
-      progress: float32[], the part of all steps taken, from 0 to 1.
-      scale: alpha k.
-      growth, power, stages: of beta.
+      progress: float32[], the fraction of the stage's steps already taken, from 0 to 1.
+      scale: the paper's alpha times k.
+      growth, power, stages: of the schedule of beta.
 
     References:
       Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017. The values are those
@@ -142,60 +144,60 @@ def hashnet(
     num_examples, num_bits = output.code_logits.shape
     beta = (1 + growth * jnp.floor(progress * stages) / stages) ** power
     h = jnp.tanh(beta * output.code_logits)
-    likeness = scale / num_bits * (h @ h.T)
-    pairs = mask[:, None] & mask[None] & ~jnp.eye(num_examples, dtype=bool)
-    same = labels[:, None] == labels[None]
-    losses = jax.nn.softplus(likeness) - jnp.where(same, likeness, 0.0)
-    counted = (pairs & same, pairs & ~same)
-    shares = [kind / jnp.maximum(jnp.sum(kind), 1) for kind in counted]
-    # The mean over the examples is the sum over the pairs.
-    loss = jnp.sum(mask) * jnp.sum(losses * sum(shares), axis=1)
+    pair_logits = scale / num_bits * (h @ h.T)
+    valid = mask[:, None] & mask[None] & ~jnp.eye(num_examples, dtype=bool)
+    similar = labels[:, None] == labels[None]
+    pair_losses = jax.nn.softplus(pair_logits) - jnp.where(similar, pair_logits, 0.0)
+    pair_sets = (valid & similar, valid & ~similar)
+    weights = [pairs / jnp.maximum(jnp.sum(pairs), 1) for pairs in pair_sets]
+    # Scaled so that the mean over the examples is the weighted sum over the pairs.
+    loss = jnp.sum(mask) * jnp.sum(pair_losses * sum(weights), axis=1)
     return {"loss": loss, "beta": jnp.full_like(loss, beta)}
 
 
 def greedy_hash(
     output: Output, labels: jax.Array, class_codes: None = None, *, penalty: float = 1.0
-) -> Figures:
+) -> Metrics:
     """Greedy Hash: softmax cross-entropy of a classifier of the signs, and a cubic penalty.
 
     Args:
       output: code logits f float32[B, k], and class logits of their signs.
       labels: int32[B].
       class_codes: not used.
-      penalty: weight of the mean over the bits of ||f_j| - 1|^3.
+      penalty: weight of the quantization penalty: the mean over the bits of ||f_j| - 1|^3.
 
     References:
       Su et al., Greedy Hash, NeurIPS 2018. The penalty is 1 in its code for ImageNet, and 0.1
       in that for CIFAR-10.
     """
-    figures = softmax(output, labels, class_codes)
-    away = jnp.mean(jnp.abs(jnp.abs(output.code_logits) - 1) ** 3, axis=1)
-    return figures | {"loss": figures["loss"] + penalty * away, "penalty": away}
+    metrics = softmax(output, labels, class_codes)
+    cubic = jnp.mean(jnp.abs(jnp.abs(output.code_logits) - 1) ** 3, axis=1)
+    return metrics | {"loss": metrics["loss"] + penalty * cubic, "penalty": cubic}
 
 
 def csq(
     output: Output, labels: jax.Array, class_codes: jax.Array, *, penalty: float = 0.05
-) -> Figures:
-    """CSQ: binary cross-entropy of (tanh(f) + 1) / 2 with the class's centre.
+) -> Metrics:
+    """CSQ: binary cross-entropy of (tanh(f) + 1) / 2 with the hash centre of the class.
 
-    It is phase 2 of LLC with f twice as large, but for the penalty, which draws |tanh(f)|
-    to 1 and here is averaged over the bits like the cross-entropy.
+    The cross-entropy is that of LLC's phase 2 for the code logits 2 f. The quantization
+    penalty pushes |tanh(f)| towards 1; like the cross-entropy it is averaged over the bits.
 
     Args:
       output: code logits f, float32[B, k].
       labels: int32[B].
-      class_codes: uint32[L, ceil(k / 32)], the centres: rows of a Hadamard matrix where
-        there are enough.
+      class_codes: uint32[L, ceil(k / 32)], the hash centres: rows of a Hadamard matrix
+        where there are enough.
       penalty: lambda, the weight of log cosh(|tanh(f_j)| - 1).
 
     References:
       Yuan et al., Central similarity quantization, CVPR 2020, for the two terms. The weight is
       that of its code, which has the square in place of log cosh, and a third term, for pairs.
     """
-    figures = instance(output._replace(code_logits=2 * output.code_logits), labels, class_codes)
-    away = jnp.abs(jnp.tanh(output.code_logits)) - 1
-    log_cosh = jnp.mean(jnp.logaddexp(away, -away) - jnp.log(2.0), axis=1)
-    return figures | {"loss": figures["loss"] + penalty * log_cosh, "penalty": log_cosh}
+    metrics = instance(output._replace(code_logits=2 * output.code_logits), labels, class_codes)
+    deviation = jnp.abs(jnp.tanh(output.code_logits)) - 1
+    log_cosh = jnp.mean(jnp.logaddexp(deviation, -deviation) - jnp.log(2.0), axis=1)
+    return metrics | {"loss": metrics["loss"] + penalty * log_cosh, "penalty": log_cosh}
 
 
 def orthohash(
@@ -205,42 +207,42 @@ def orthohash(
     *,
     scale: float = 8.0,
     margin: float = 0.2,
-) -> Figures:
-    """OrthoHash: softmax cross-entropy of the cosines with the class codes, less a margin.
+) -> Metrics:
+    """OrthoHash: softmax cross-entropy of the cosines with the class codes, with a margin.
 
     Args:
       output: code logits float32[B, k], of a head with `batch_norm`.
       labels: int32[B].
       class_codes: uint32[L, ceil(k / 32)], far from each other.
-      scale: s, of the cosines.
-      margin: m, which the cosine with the own class has to be larger by.
+      scale: s, by which the cosines are multiplied to give logits.
+      margin: m, which is subtracted from the cosine with the code of the label.
 
     References:
       Hoe et al., One loss for all, NeurIPS 2021; the default values are those of its code.
     """
     num_bits = output.code_logits.shape[1]
     codes = packing.unpack(class_codes, num_bits).astype(jnp.float32)
-    lengths = jnp.sqrt(jnp.sum(output.code_logits**2, axis=1, keepdims=True) + 1e-12)
-    cosines = (output.code_logits / lengths) @ codes.T / num_bits**0.5
-    own = labels[:, None] == jnp.arange(len(codes))[None]
-    loss = softmax(Output(None, scale * (cosines - margin * own)), labels)["loss"]
+    norms = jnp.sqrt(jnp.sum(output.code_logits**2, axis=1, keepdims=True) + 1e-12)
+    cosines = (output.code_logits / norms) @ codes.T / num_bits**0.5
+    is_label = labels[:, None] == jnp.arange(len(codes))[None]
+    loss = softmax(Output(None, scale * (cosines - margin * is_label)), labels)["loss"]
     return {"loss": loss, "accuracy": softmax(Output(None, cosines), labels)["accuracy"]}
 
 
 class Objective(NamedTuple):
-    """An objective and what it needs.
+    """An objective and its requirements.
 
     Attributes:
-      function: (output, labels, class_codes) -> figures, with keyword options.
-      heads: those that it trains.
-      figures: the names of what it reports.
-      fixed_codebook: whether it needs class codes from outside.
+      function: (output, labels, class_codes) -> metrics, with keyword options.
+      heads: names of the heads that it can train.
+      figures: names of its metrics.
+      fixed_codebook: whether it needs the codes of a fixed codebook.
       nested: whether it has the option `prefixes`.
-      needs: what the step gives it by keyword: the batch's `mask`, where an example's
-        figures depend on the others, and `progress`.
+      needs: keyword arguments that the train step passes to it: the batch's `mask`, where
+        an example's metrics depend on the other examples, and `progress`.
     """
 
-    function: Callable[..., Figures]
+    function: Callable[..., Metrics]
     heads: tuple[str, ...]
     figures: tuple[str, ...]
     fixed_codebook: bool = False

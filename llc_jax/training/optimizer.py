@@ -1,4 +1,4 @@
-"""The optimizer: SGD with momentum, as PyTorch has it, and its learning rate."""
+"""The optimizer, SGD with momentum as in PyTorch, and learning rate schedules."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ Tree = Any
 
 
 def cosine(learning_rate: float, num_steps: int) -> optax.Schedule:
-    """Falls from the learning rate to 0 at the last step, as half a cosine."""
+    """Decays from the learning rate to 0 at the last step, along half a cosine."""
     return optax.cosine_decay_schedule(learning_rate, max(1, num_steps))
 
 
@@ -29,16 +29,16 @@ def schedule(
 
     Args:
       learning_rate: the highest.
-      kind: a name in SCHEDULES, for what follows the warm-up.
+      kind: a name in SCHEDULES, of the schedule after the warm-up.
       num_steps: steps of the whole stage.
-      warmup_steps: steps of linear rise at the start, at most `num_steps`.
+      warmup_steps: steps of linear increase at the start, at most `num_steps`.
     """
     warmup_steps = min(warmup_steps, num_steps)
-    rest = SCHEDULES[kind](learning_rate, num_steps - warmup_steps)
+    decay = SCHEDULES[kind](learning_rate, num_steps - warmup_steps)
     if not warmup_steps:
-        return rest
-    rise = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, warmup_steps - 1)
-    return optax.join_schedules([rise, rest], [warmup_steps])
+        return decay
+    warmup = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, warmup_steps - 1)
+    return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
 def sgd(
@@ -50,33 +50,33 @@ def sgd(
     codebook_rate: float,
     frozen: Tree | None = None,
 ) -> optax.GradientTransformation:
-    """SGD with momentum and weight decay on all weights, as the official code has it.
+    """SGD with momentum and weight decay on all weights, as in the official code.
 
-    The decay is added to the gradient, before the momentum. Normalisation gains,
-    biases and the latent codebook decay like every other weight.
+    The decay is added to the gradient, before the momentum. It applies to all weights:
+    also to normalisation gains, biases and the latent codebook.
 
     Args:
       learning_rate: step -> rate.
-      momentum: of the running sum of gradients.
-      nesterov: whether to look ahead.
-      weight_decay: times the weight, added to its gradient.
-      codebook_rate: the latent codebook's rate is `learning_rate` times this.
-      frozen: params' tree of bool, True where they stay as they are; None trains all.
+      momentum: decay of the running sum of gradients.
+      nesterov: whether to use Nesterov momentum.
+      weight_decay: this times the weight is added to its gradient.
+      codebook_rate: the latent codebook's learning rate is `learning_rate` times this.
+      frozen: a tree of bool like the params, True where they are not trained; None trains all.
     """
-    scales = {"codebook": optax.scale(codebook_rate), "rest": optax.identity()}
-    descend = optax.chain(
+    rate_scales = {"codebook": optax.scale(codebook_rate), "rest": optax.identity()}
+    optimizer = optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.trace(momentum, nesterov),
-        optax.partition(scales, _label),
+        optax.partition(rate_scales, _parameter_groups),
         optax.scale_by_learning_rate(learning_rate),
     )
     if frozen is None or not any(jax.tree.leaves(frozen)):
-        return descend
-    return optax.partition({True: optax.set_to_zero(), False: descend}, frozen)
+        return optimizer
+    return optax.partition({True: optax.set_to_zero(), False: optimizer}, frozen)
 
 
-def _label(params):
-    """Names each parameter's group: the latent codebook is `head/latent`."""
+def _parameter_groups(params):
+    """Returns the group of each parameter; the latent codebook is `head/latent`."""
 
     def name(path, _):
         is_codebook = path[0].key == "head" and path[1].key == "latent"

@@ -1,14 +1,14 @@
-"""Being told to stop: SIGTERM from a scheduler, SIGINT from a keyboard."""
+"""Preemption by signals: SIGTERM from a scheduler, SIGINT from the keyboard."""
 
 import signal
 import threading
 
 
 class Stopped(Exception):
-    """The run was told to stop, and has saved where it was.
+    """The run was stopped by a signal, after saving a checkpoint.
 
     Attributes:
-      signal: the signal's number.
+      signal: number of the signal.
     """
 
     def __init__(self, message: str, number: int):
@@ -17,29 +17,29 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGINT inside a `with` block, instead of dying of them.
+    """Records SIGTERM and SIGINT inside a `with` block, instead of ending the process.
 
-    A second signal of the same kind has its usual effect. Outside the main thread,
-    where signals cannot be handled, nothing is noted.
+    A second signal of the same kind has its usual effect. Python handles signals in the
+    main thread only; in other threads nothing is recorded.
 
     Attributes:
-      signal: the number of the signal that came, None until then.
+      signal: number of the signal that was received, None until then.
     """
 
     def __init__(self):
         self.signal = None
-        self._previous = {}
+        self._previous_handlers = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._note)
+                self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_) -> None:
-        for number, handler in self._previous.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number, _):
+    def _handle(self, number, _):
         self.signal = number
-        signal.signal(number, self._previous[number])
+        signal.signal(number, self._previous_handlers[number])

@@ -1,11 +1,12 @@
 """The state of training: a plain tree of arrays under named keys.
 
-params, batch_stats, opt_state: what the network and the optimizer hold
+params, batch_stats: weights and normalisation statistics of the network
+opt_state: of the optimizer
 step: int32, steps taken in this stage
 rng: uint32[2], the key of the stage; step s uses it folded with s
-epoch: figures of the epoch under way, so that a run that was stopped logs what
-  an unbroken one logs: `steps` taken, the `sums` of their figures and, where a
-  codebook is learnt, its packed `codes` at the epoch's start
+epoch: running totals of the current epoch: the `steps` taken, the `sums` of their metrics
+  and, where a codebook is learnt, its packed `codes` at the start of the epoch. They are
+  saved, so that a run that was interrupted logs the same values as an unbroken one.
 """
 
 from collections.abc import Callable
@@ -32,10 +33,10 @@ def create(
     """Returns the state before the first step.
 
     Args:
-      network: whose parameters to draw.
-      optimizer: whose state to start.
-      figures: names of what the objective reports.
-      key: of everything random in the stage.
+      network: whose parameters are initialised.
+      optimizer: whose state is initialised.
+      figures: names of the objective's metrics.
+      key: the random key of the stage.
     """
     init_key, step_key = jax.random.split(key)
     params, batch_stats = network.init(init_key)
@@ -51,17 +52,17 @@ def create(
 
 
 def create_on(sharding: jax.sharding.Sharding, create: Callable[[], State]) -> State:
-    """Runs `create` in one compiled call, its result sharded.
+    """Runs `create` in one compiled call; its result has the sharding.
 
-    Drawing the weights of many layers is little work but much code: on a CPU it is
-    compiled in a quarter of the time without optimisation.
+    Initialising many layers takes little time to run but long to compile. On a CPU,
+    compiling without optimisation takes a quarter of the time.
     """
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(create, out_shardings=sharding, compiler_options=quick)()
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(create, out_shardings=sharding, compiler_options=options)()
 
 
 def begin_epoch(state: State) -> State:
-    """Starts the figures of an epoch anew."""
+    """Resets the running totals for a new epoch."""
     epoch = {
         "steps": jnp.zeros((), jnp.int32),
         "sums": jax.tree.map(jnp.zeros_like, state["epoch"]["sums"]),
@@ -71,32 +72,35 @@ def begin_epoch(state: State) -> State:
     return state | {"epoch": epoch}
 
 
-def adopt(state: State, earlier: Tree) -> State:
-    """Takes over the weights of an earlier stage: its backbone, and what the heads share.
+def warm_start(state: State, weights: Tree) -> State:
+    """Returns the state with the weights of an earlier stage or of a pretrained network.
+
+    The backbone's are taken as a whole; of the head's, those that have the same name and
+    shape in both.
 
     Args:
       state: of the new stage.
-      earlier: `params` and `batch_stats` of the earlier one.
+      weights: `params` and `batch_stats` to start from.
 
     Raises:
       InputError: if the backbones differ.
     """
-    adopted = {}
+    merged = {}
     for kind in ("params", "batch_stats"):
-        mine, theirs = (tree[kind].get("backbone", {}) for tree in (state, earlier))
-        if not _same_shapes(mine, theirs):
+        current, initial = state[kind], weights[kind]
+        if not _same_shapes(current.get("backbone", {}), initial.get("backbone", {})):
             raise InputError(
                 f"The backbone's {kind} have other shapes than in the stage to start from: "
                 "both stages need the same model."
             )
-        adopted[kind] = {part: earlier[kind].get(part, own) for part, own in state[kind].items()}
-        if "head" in state[kind]:
-            head = dict(state[kind]["head"])
-            for name, value in earlier[kind].get("head", {}).items():
+        merged[kind] = {module: initial.get(module, tree) for module, tree in current.items()}
+        if "head" in current:
+            head = dict(current["head"])
+            for name, value in initial.get("head", {}).items():
                 if name in head and _same_shapes(head[name], value):
                     head[name] = value
-            adopted[kind]["head"] = head
-    return state | adopted
+            merged[kind]["head"] = head
+    return state | merged
 
 
 def _same_shapes(a: Tree, b: Tree) -> bool:

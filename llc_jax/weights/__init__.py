@@ -1,1 +1,1 @@
-"""Weights of other programs: PyTorch files to ours, and back."""
+"""Conversion of weights from and to PyTorch."""

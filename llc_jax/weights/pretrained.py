@@ -1,9 +1,9 @@
-"""Weights from PyTorch and back: torchvision's, timm's and the official LLC code's.
+"""Weights from and to PyTorch: of torchvision, timm and the official LLC code.
 
-A state dict maps keys such as `layer1.0.conv1.weight` to arrays. The official LLC
-code adds the head as 1x1 convolutions: `fc_lr.weight` [k, d, 1, 1], our projection, and
-`fc.weight` [L, k, 1, 1], the latent codebook. Convolutions are [out, in, h, w] there and
-[h, w, in, out] here, dense weights [out, in] there and [in, out] here.
+A state dict maps keys such as `layer1.0.conv1.weight` to arrays. In the official LLC code
+the head is two 1x1 convolutions: `fc_lr.weight` [k, d, 1, 1] is our projection and
+`fc.weight` [L, k, 1, 1] the latent codebook. Convolutions are [out, in, h, w] in PyTorch
+and [h, w, in, out] in Flax; dense weights are [out, in] in PyTorch and [in, out] in Flax.
 """
 
 import os
@@ -28,10 +28,12 @@ SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 
 PROJECTION = "fc_lr.weight"
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-# What training scripts wrap a state dict in, and a model.
+_LEAF_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+# Keys under which training scripts save the state dict.
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
+# Prefixes from DataParallel and torch.compile.
 _PREFIXES = ("module.", "_orig_mod.")
+# A counter of PyTorch's batch normalisation, which is not used.
 _COUNTER = "num_batches_tracked"
 
 
@@ -39,11 +41,11 @@ def read_state_dict(path: str | os.PathLike) -> StateDict:
     """Reads a state dict; no code in the file is run.
 
     Args:
-      path: a `.safetensors` file, or one that `torch.save` wrote, of a state dict or of a
-        dict that holds one as `state_dict`, `model` or `model_state_dict`.
+      path: a `.safetensors` file, or a file of `torch.save` with a state dict, or with a
+        dict that has it under `state_dict`, `model` or `model_state_dict`.
 
     Returns:
-      float32 arrays by key, without the prefix `module.`.
+      float32 arrays by key, without the prefixes `module.` and `_orig_mod.`.
 
     Raises:
       InputError: if it cannot be read.
@@ -53,20 +55,20 @@ def read_state_dict(path: str | os.PathLike) -> StateDict:
         raise InputError(f"Weights are a file of {', '.join(SUFFIXES)}, not {path}.")
     if not path.is_file():
         raise InputError(f"There are no weights at {path}.")
-    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in found):
-            found = {key.removeprefix(prefix): value for key, value in found.items()}
-    return {key: value for key, value in found.items() if not key.endswith(_COUNTER)}
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return {key: value for key, value in state.items() if not key.endswith(_COUNTER)}
 
 
 def write_state_dict(path: str | os.PathLike, state: StateDict) -> None:
-    """Writes a state dict as `.safetensors`, or as `torch.save` does."""
+    """Writes a state dict to a `.safetensors` file, or with `torch.save` to any other."""
     state = {key: np.array(value, order="C") for key, value in state.items()}
     if pathlib.Path(path).suffix == ".safetensors":
         safetensors.numpy.save_file(state, path)
     else:
-        torch = _torch(path)
+        torch = _import_torch(path)
         torch.save({key: torch.from_numpy(value) for key, value in state.items()}, path)
 
 
@@ -76,28 +78,28 @@ def from_torch(
     """Returns a network's weights from a state dict.
 
     Args:
-      state: of `read_state_dict`.
-      abstract: the network's `params` and `batch_stats`, of anything with shapes.
+      state: from `read_state_dict`.
+      abstract: the network's `params` and `batch_stats`; the leaves have shapes.
       backbone: its name in the registry.
-      drop_head: leave what comes after the backbone, in the file and in the network.
-      source: of the state dict, for errors.
+      drop_head: whether to convert the backbone alone, without the head.
+      source: where the state dict comes from, for error messages.
 
     Returns:
-      A tree like `abstract`, of float32 arrays; its `head` is empty if dropped.
+      A tree like `abstract`, of float32 arrays; its `head` is empty with `drop_head`.
 
     Raises:
       InputError: naming every key that is missing, not needed, or of another shape.
     """
     head = abstract["params"]["head"]
     if drop_head:
-        abstract = {kind: part | {"head": {}} for kind, part in abstract.items()}
+        abstract = {kind: tree | {"head": {}} for kind, tree in abstract.items()}
     naming = torch_naming(backbone)
     keys = _torch_keys(abstract, naming)
     unused = state.keys() - set(keys.values())
     if drop_head:
         unused = {key for key in unused if not _is_head(key, naming)}
     elif "latent" not in head and "projection" in head:
-        unused -= {f"{naming.classifier}.weight"}  # The codebook, which is fixed outside.
+        unused -= {f"{naming.classifier}.weight"}  # The codebook: the head has no place for it.
     problems = [f"{key} is missing" for key in keys.values() if key not in state]
     problems += [f"{key} is not needed" for key in sorted(unused)]
 
@@ -105,9 +107,9 @@ def from_torch(
         key = keys[path]
         if key not in state:
             return None
-        value = _to_ours(state[key], leaf.ndim, path[-1].key)
+        value = _to_flax_layout(state[key], leaf.ndim, path[-1].key)
         if value.shape != leaf.shape:
-            expected = _to_torch(np.zeros(leaf.shape), path).shape
+            expected = _to_torch_layout(np.zeros(leaf.shape), path).shape
             problems.append(f"{key} is {list(state[key].shape)}, not {list(expected)}")
         return value
 
@@ -125,25 +127,25 @@ def to_torch(weights: Tree, backbone: str, latent: np.ndarray | None = None) -> 
     Args:
       weights: of the network.
       backbone: its name in the registry.
-      latent: float32[L, k], a codebook to write as the official code does; None for none.
+      latent: float32[L, k], a codebook to add under the official code's key, or None.
     """
     naming = torch_naming(backbone)
     keys = _torch_keys(weights, naming)
     leaves = jax.tree_util.tree_leaves_with_path(weights)
-    state = {keys[path]: _to_torch(np.asarray(leaf), path) for path, leaf in leaves}
+    state = {keys[path]: _to_torch_layout(np.asarray(leaf), path) for path, leaf in leaves}
     if latent is not None:
         state[f"{naming.classifier}.weight"] = latent[:, :, None, None]
     return state
 
 
 def latent_codebook(state: StateDict, backbone: str) -> np.ndarray | None:
-    """Returns the latent codebook, float32[L, k], that an official checkpoint holds, or None."""
+    """Returns the latent codebook of an official checkpoint, float32[L, k], or None."""
     latent = state.get(f"{torch_naming(backbone).classifier}.weight")
     return None if PROJECTION not in state or latent is None else latent.reshape(latent.shape[:2])
 
 
 def fits_backbone(state: StateDict, abstract: Tree, backbone: str) -> bool:
-    """Whether a state dict holds the weights of a backbone, whatever its head."""
+    """Whether a state dict has the weights of a backbone, with any head."""
     try:
         from_torch(state, abstract, backbone, drop_head=True, source="")
     except InputError:
@@ -155,15 +157,14 @@ def _torch_keys(tree: Tree, naming: TorchNaming) -> dict[tuple, str]:
     """Returns the PyTorch key of each leaf, by its path in `params` and `batch_stats`."""
     keys = {}
     for path, _ in jax.tree_util.tree_leaves_with_path(tree):
-        names = tuple(part.key for part in path)
-        _, part, *rest = names
-        if part == "head":
-            keys[path] = _head_key(rest, naming)
-        elif rest[-1] in _LEAVES or rest[-1] == "bias":
-            leaf = _LEAVES.get(rest[-1], "bias")
-            keys[path] = f"{naming.prefix(tuple(rest[:-1]))}.{leaf}"
+        _, module, *names = (entry.key for entry in path)
+        if module == "head":
+            keys[path] = _head_key(names, naming)
+        elif names[-1] in _LEAF_NAMES or names[-1] == "bias":
+            leaf = _LEAF_NAMES.get(names[-1], "bias")
+            keys[path] = f"{naming.prefix(tuple(names[:-1]))}.{leaf}"
         else:
-            keys[path] = naming.prefix(tuple(rest))
+            keys[path] = naming.prefix(tuple(names))
     return keys
 
 
@@ -174,7 +175,7 @@ def _head_key(names: list[str], naming: TorchNaming) -> str:
         case ["latent"]:
             return f"{naming.classifier}.weight"
         case ["classifier", leaf]:
-            return f"{naming.classifier}.{_LEAVES.get(leaf, leaf)}"
+            return f"{naming.classifier}.{_LEAF_NAMES.get(leaf, leaf)}"
     raise InputError(f"A head with {'.'.join(names)} has no PyTorch form.")
 
 
@@ -182,7 +183,8 @@ def _is_head(key: str, naming: TorchNaming) -> bool:
     return key in (PROJECTION, f"{naming.classifier}.weight", f"{naming.classifier}.bias")
 
 
-def _to_ours(value: np.ndarray, ndim: int, leaf: str) -> np.ndarray:
+def _to_flax_layout(value: np.ndarray, ndim: int, leaf: str) -> np.ndarray:
+    """Transposes a PyTorch weight to the axes of the Flax leaf of `ndim` axes."""
     if ndim == 2 and value.ndim == 4 and value.shape[2:] == (1, 1):
         value = value[:, :, 0, 0]
     if leaf != "kernel" or value.ndim != ndim:
@@ -190,26 +192,27 @@ def _to_ours(value: np.ndarray, ndim: int, leaf: str) -> np.ndarray:
     return value.T if ndim == 2 else value.transpose(2, 3, 1, 0)
 
 
-def _to_torch(value: np.ndarray, path: tuple) -> np.ndarray:
-    names = [part.key for part in path]
+def _to_torch_layout(value: np.ndarray, path: tuple) -> np.ndarray:
+    """Transposes a Flax weight to PyTorch's axes; the LLC head's are 1x1 convolutions."""
+    names = [entry.key for entry in path]
     if names[-1] == "kernel":
         value = value.T if value.ndim == 2 else value.transpose(3, 2, 0, 1)
-    official = names[1] == "head" and names[2] in ("projection", "latent")
-    return value[:, :, None, None] if official else value
+    is_conv_head = names[1] == "head" and names[2] in ("projection", "latent")
+    return value[:, :, None, None] if is_conv_head else value
 
 
 def _read_safetensors(path: pathlib.Path) -> StateDict:
     try:
-        found = safetensors.numpy.load_file(path)
+        state = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a whole .safetensors file ({error}).") from error
-    return {key: value.astype(np.float32) for key, value in found.items()}
+    return {key: value.astype(np.float32) for key, value in state.items()}
 
 
 def _read_torch(path: pathlib.Path) -> StateDict:
-    torch = _torch(path)
+    torch = _import_torch(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} holds more than tensors, or is damaged, and is not opened: it could run "
@@ -219,18 +222,19 @@ def _read_torch(path: pathlib.Path) -> StateDict:
         reason = str(error).strip().splitlines()[0] if str(error) else "it ends early"
         raise InputError(f"{path} is not a whole file of torch.save ({reason}).") from error
     for name in _WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            found = found[name]
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
             break
-    if not isinstance(found, Mapping) or not found:
+    if not isinstance(state, Mapping) or not state:
         raise InputError(f"{path} holds no state dict.")
-    odd = [key for key, value in found.items() if not isinstance(value, torch.Tensor)]
-    if odd:
-        raise InputError(f"{path} holds no state dict: {odd[0]!r} is not a tensor.")
-    return {str(key): value.detach().to(torch.float32).numpy() for key, value in found.items()}
+    not_tensors = [key for key, value in state.items() if not isinstance(value, torch.Tensor)]
+    if not_tensors:
+        raise InputError(f"{path} holds no state dict: {not_tensors[0]!r} is not a tensor.")
+    return {str(key): value.detach().to(torch.float32).numpy() for key, value in state.items()}
 
 
-def _torch(path: str | os.PathLike):
+def _import_torch(path: str | os.PathLike):
+    """Imports PyTorch, which only its own file format needs."""
     try:
         import torch
     except ImportError as error:

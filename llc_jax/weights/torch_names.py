@@ -1,7 +1,7 @@
-"""What the parts of our backbones are called in PyTorch: by torchvision, or by timm.
+"""PyTorch's names, in torchvision or timm, of the modules of our backbones.
 
-Each function maps a path in a backbone's tree, without its last name, to the prefix
-of the keys there; `("blocks", 0, "convs", 1)` of a ResNet to `layer1.0.conv2`.
+Each function maps the path of a module in a backbone's tree to the prefix of its keys in a
+PyTorch state dict: in a ResNet, `("blocks", 0, "convs", 1)` to `layer1.0.conv2`.
 """
 
 import functools
@@ -15,7 +15,7 @@ Path = tuple[str | int, ...]
 
 
 def resnet(path: Path, *, depths: Sequence[int]) -> str:
-    """torchvision's ResNet of so many blocks in each stage."""
+    """torchvision's ResNet; `depths` are the numbers of blocks of its stages."""
     blocks = [f"layer{stage}.{i}" for stage, depth in enumerate(depths, 1) for i in range(depth)]
     match path:
         case ("stem",):
@@ -45,7 +45,7 @@ def mobilenet_v1(path: Path) -> str:
     blocks = [
         f"blocks.{stage}.{i}" for stage, depth in enumerate((1, 2, 2, 6, 2)) for i in range(depth)
     ]
-    parts = {
+    names = {
         "depthwise": "conv_dw",
         "depthwise_norm": "bn1",
         "pointwise": "conv_pw",
@@ -56,14 +56,14 @@ def mobilenet_v1(path: Path) -> str:
             return "conv_stem"
         case ("stem_norm",):
             return "bn1"
-        case ("blocks", block, part):
-            return f"{blocks[block]}.{parts[part]}"
+        case ("blocks", block, name):
+            return f"{blocks[block]}.{names[name]}"
     raise KeyError(path)
 
 
 def vit(path: Path) -> str:
     """timm's vision transformers."""
-    parts = {
+    block_names = {
         "attention_norm": "norm1",
         "dense_norm": "norm2",
         "qkv": "attn.qkv",
@@ -71,25 +71,26 @@ def vit(path: Path) -> str:
         "widen": "mlp.fc1",
         "narrow": "mlp.fc2",
     }
-    whole = {"class_token": "cls_token", "position": "pos_embed"}
     match path:
         case ("patch",):
             return "patch_embed.proj"
         case ("final_norm",):
             return "norm"
-        case (("class_token" | "position") as name,):
-            return whole[name]
-        case ("blocks", block, part):
-            return f"blocks.{block}.{parts[part]}"
+        case ("class_token",):
+            return "cls_token"
+        case ("position",):
+            return "pos_embed"
+        case ("blocks", block, name):
+            return f"blocks.{block}.{block_names[name]}"
     raise KeyError(path)
 
 
 class TorchNaming(NamedTuple):
-    """The keys of a backbone's weights in a PyTorch state dict.
+    """The names of a backbone's modules in a PyTorch state dict.
 
     Attributes:
-      prefix: path in the backbone's tree, without its last name -> prefix of the key.
-      classifier: prefix of the linear classifier.
+      prefix: path of a module in the backbone's tree -> prefix of its keys.
+      classifier: prefix of the keys of the linear classifier.
     """
 
     prefix: Callable[[Path], str]
@@ -108,14 +109,14 @@ BACKBONES = {
 
 
 def torch_naming(backbone: str) -> TorchNaming:
-    """Returns the PyTorch keys of a backbone of the registry.
+    """Returns PyTorch's names for a backbone of the registry.
 
     Raises:
-      InputError: if there are none, or there is no such backbone.
+      InputError: if the registry has no such backbone, or PyTorch has none.
     """
     registry.backbone({"name": backbone})
     if backbone not in BACKBONES:
         raise InputError(
-            f"The backbone {backbone} has no PyTorch form: weights cannot go there or come."
+            f"The backbone {backbone} has no PyTorch form, so its weights cannot be converted."
         )
     return BACKBONES[backbone]

@@ -15,7 +15,7 @@ def build(backbone="cnn", head=heads.CodebookHead, num_classes=10, num_bits=8, *
         top = head(body.num_features, num_classes=num_classes, num_bits=num_bits, rngs=rngs)
         return network.Network(body, top)
 
-    return network.purify(create)
+    return network.functionalize(create)
 
 
 def count(tree):
@@ -106,7 +106,7 @@ def test_what_training_drops_depends_on_the_key_alone():
         body = Dropping(rngs)
         return network.Network(body, heads.CodeHead(64, num_classes=3, num_bits=64, rngs=rngs))
 
-    net = network.purify(create)
+    net = network.functionalize(create)
     params, stats = net.init(jax.random.key(0))
     params["head"]["projection"]["kernel"] = jnp.eye(64)
     images = jax.random.randint(jax.random.key(1), (16, 4, 4, 3), 0, 256).astype(jnp.uint8)

@@ -98,7 +98,7 @@ def test_a_share_of_1_is_no_mixup(objective, monkeypatch):
 
 def test_what_is_masked_is_no_partner():
     mask = np.array([True, True, False, True, True, False])
-    shares = np.asarray(mixup.draw_shares(jax.random.key(0), mask, 1.0))
+    shares = np.asarray(mixup.sample_lambdas(jax.random.key(0), mask, 1.0))
     assert shares.dtype == np.float32
     np.testing.assert_array_equal(shares == 1, [True, False, True, True, False, True])
     images = batch(6)["image"]
@@ -111,7 +111,7 @@ def test_what_is_masked_is_no_partner():
 def test_each_step_draws_a_new_share_from_the_beta_distribution():
     def share(step):
         key = jax.random.fold_in(jax.random.key(0), step)
-        return mixup.draw_shares(key, np.ones(2, bool), 0.2)[0]
+        return mixup.sample_lambdas(key, np.ones(2, bool), 0.2)[0]
 
     shares = np.asarray(jax.vmap(share)(np.arange(4000)))
     assert np.isfinite(shares).all()

@@ -52,24 +52,22 @@ def test_has_the_official_names_and_shapes(state):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_goes_there_and_back(head):
-    given = weights(head, seed=1)
-    assert_equal(read(pretrained.to_torch(given, BACKBONE), head), given)
+def test_round_trip(head):
+    expected = weights(head, seed=1)
+    assert_equal(read(pretrained.to_torch(expected, BACKBONE), head), expected)
 
 
-def test_phase_2_leaves_the_codebook_of_the_file(state):
-    found = read(state, "code")
-    assert_equal(
-        found["params"]["head"], {"projection": weights("codebook")["params"]["head"]["projection"]}
-    )
+def test_phase_2_ignores_the_codebook_of_the_file(state):
+    projection = weights("codebook")["params"]["head"]["projection"]
+    assert_equal(read(state, "code")["params"]["head"], {"projection": projection})
     latent = pretrained.latent_codebook(state, BACKBONE)
     np.testing.assert_array_equal(latent, weights("codebook")["params"]["head"]["latent"])
 
 
-def test_a_dropped_head_is_left_in_the_file_and_in_the_network(state):
-    found = read(state, "linear", drop_head=True)
-    assert found["params"].keys() == {"backbone", "head"}
-    assert found["params"]["head"] == {}
+def test_drop_head_reads_the_backbone_alone(state):
+    params = read(state, "linear", drop_head=True)["params"]
+    assert params.keys() == {"backbone", "head"}
+    assert params["head"] == {}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +89,7 @@ def test_a_dropped_head_is_left_in_the_file_and_in_the_network(state):
         ),
     ],
 )
-def test_names_all_that_does_not_fit(state, change, message):
+def test_error_names_every_mismatch(state, change, message):
     changed = dict(state)
     change(changed)
     with pytest.raises(InputError, match=re.escape(f"w.pth do not fit: {message}")):
@@ -117,16 +115,16 @@ def test_reads_other_floats(tmp_path, dtype):
 
     dtype = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
     save_file({"a": np.array([0.5, -3], dtype)}, tmp_path / "w.safetensors")
-    found = pretrained.read_state_dict(tmp_path / "w.safetensors")["a"]
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, [0.5, -3])
+    values = pretrained.read_state_dict(tmp_path / "w.safetensors")["a"]
+    assert values.dtype == np.float32
+    np.testing.assert_array_equal(values, [0.5, -3])
 
 
 def test_a_damaged_safetensors_file(tmp_path, state):
     path = tmp_path / "w.safetensors"
     pretrained.write_state_dict(path, state)
-    whole = path.read_bytes()
-    for content in (b"", whole[:100], whole[:-1], b"x" * 100):
+    complete = path.read_bytes()
+    for content in (b"", complete[:100], complete[:-1], b"x" * 100):
         path.write_bytes(content)
         with pytest.raises(InputError, match="is not a whole .safetensors file"):
             pretrained.read_state_dict(path)
@@ -138,33 +136,33 @@ class TestTorch:
         return pytest.importorskip("torch", reason="pip install torch")
 
     @pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
-    def test_reads_what_training_scripts_write(self, tmp_path, torch, state, wrap):
-        given = {f"module.{key}": torch.tensor(value) for key, value in state.items()}
-        given["module.bn1.num_batches_tracked"] = torch.tensor(3)
-        whole = given if wrap is None else {"epoch": 3, "arch": "resnet", wrap: given}
-        torch.save(whole, tmp_path / "w.pth")
+    def test_reads_checkpoints_of_training_scripts(self, tmp_path, torch, state, wrap):
+        tensors = {f"module.{key}": torch.tensor(value) for key, value in state.items()}
+        tensors["module.bn1.num_batches_tracked"] = torch.tensor(3)
+        checkpoint = tensors if wrap is None else {"epoch": 3, "arch": "resnet", wrap: tensors}
+        torch.save(checkpoint, tmp_path / "w.pth")
         assert_equal(pretrained.read_state_dict(tmp_path / "w.pth"), state)
 
-    def test_writes_what_torch_reads(self, tmp_path, torch, state):
+    def test_torch_reads_the_written_file(self, tmp_path, torch, state):
         pretrained.write_state_dict(tmp_path / "w.pth", state)
-        found = torch.load(tmp_path / "w.pth", weights_only=True)
-        assert_equal({key: value.numpy() for key, value in found.items()}, state)
+        tensors = torch.load(tmp_path / "w.pth", weights_only=True)
+        assert_equal({key: value.numpy() for key, value in tensors.items()}, state)
 
     def test_a_damaged_file(self, tmp_path, torch, state):
         path = tmp_path / "w.pth"
         pretrained.write_state_dict(path, state)
-        whole = path.read_bytes()
-        for content in (b"", whole[:100], whole[: len(whole) // 2], b"x" * 100):
+        complete = path.read_bytes()
+        for content in (b"", complete[:100], complete[: len(complete) // 2], b"x" * 100):
             path.write_bytes(content)
             with pytest.raises(InputError, match=r"w\.pth (is not a whole|holds more than)"):
                 pretrained.read_state_dict(path)
 
     def test_runs_no_code(self, tmp_path, torch):
-        mark = tmp_path / "mark"
-        torch.save({"state_dict": {"a": torch.zeros(1)}, "x": Touch(mark)}, tmp_path / "w.pth")
+        evidence = tmp_path / "evidence"
+        torch.save({"state_dict": {"a": torch.zeros(1)}, "x": Touch(evidence)}, tmp_path / "w.pth")
         with pytest.raises(InputError, match="could run code"):
             pretrained.read_state_dict(tmp_path / "w.pth")
-        assert not mark.exists()
+        assert not evidence.exists()
 
     @pytest.mark.parametrize("content", [[1, 2], {"a": 3}, {}])
     def test_no_state_dict(self, tmp_path, torch, content):
