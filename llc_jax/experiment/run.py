@@ -180,7 +180,7 @@ def _set_up(
     pipeline.ProcessShard.of(batch_sharding(mesh), config.batch_size)
     options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
     whole = any(config.stages[name].whole_dataset for name in names)
-    data = open_dataset(**options, whole=whole, seed=config.seed)
+    data = open_dataset(**options, without_protocol=whole, seed=config.seed)
     for bits, decoder in itertools.product(lengths, config.decoders):
         decoders.make(decoder, Codebook.random(1, bits))
     setting = Setting(config, workdir, data, mesh)
@@ -230,8 +230,8 @@ def _count_damaged(data: Dataset) -> dict[str, int]:
     """Returns how many images any process has skipped since the run was started."""
     counts = {}
     parts = {"train": data.train, "evaluation": data.evaluation}
-    if data.whole is not None:
-        parts |= {"whole_train": data.whole.train, "whole_evaluation": data.whole.evaluation}
+    if (whole := data.without_protocol) is not None:
+        parts |= {"whole_train": whole.train, "whole_evaluation": whole.evaluation}
     for name, images in parts.items():
         damaged = np.zeros(len(images.labels) + len(images.damaged), bool)
         damaged[list(images.damaged)] = True

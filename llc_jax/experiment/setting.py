@@ -43,7 +43,7 @@ class Setting:
     def dataset(self, stage: str) -> Dataset:
         """Returns the images of a stage."""
         whole = self.config.stages[stage].whole_dataset
-        return self.data.whole or self.data if whole else self.data
+        return self.data.without_protocol or self.data if whole else self.data
 
     def eval_batches(self, images: pipeline.Images) -> Iterator[dict[str, jax.Array]]:
         """Yields every image once, in order, in batches on the devices; the last is padded."""

@@ -159,7 +159,7 @@ def measure_retrieval(setting: Setting, name: str, state: State) -> Retrieved:
     for which, data in {"": seen, "unseen/": seen.unseen}.items():
         if data is not None and len(data.evaluation.labels):
             batches = (setting.eval_batches(images) for images in (data.evaluation, data.database))
-            found = retrieval.run(*batches, data.own)
+            found = retrieval.run(*batches, data.self_indices)
             figures |= {which + key: value for key, value in found.figures.items()}
             curves |= {which + key: value for key, value in found.curves.items()}
     return Retrieved(figures, curves)

@@ -130,7 +130,7 @@ def _open(source: str, report: Report) -> dict[str, Source]:
     """Returns the parts of a dataset by their directories in the copy."""
     path = pathlib.Path(source).expanduser()
     try:
-        if imagenet.is_here(path):
+        if imagenet.has_tars(path):
             check_imagenet(path, report)
         opened = open_source(source)
     except OSError as error:

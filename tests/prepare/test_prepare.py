@@ -51,7 +51,7 @@ class TestImageNet:
         (folder / EVAL_TAR).write_bytes(writing.tar_bytes(evaluation))
         sizes = {name: (folder / name).stat().st_size for name in prepare.SIZES}
         monkeypatch.setattr(prepare, "SIZES", sizes)
-        monkeypatch.setattr(imagenet, "WHOLE", {TRAIN_TAR: (12, 4), EVAL_TAR: (4, 4)})
+        monkeypatch.setattr(imagenet, "COUNTS", {TRAIN_TAR: (12, 4), EVAL_TAR: (4, 4)})
         return folder
 
     def test_whole_tars(self, tars):
@@ -71,7 +71,7 @@ class TestImageNet:
             prepare.check_imagenet(tars)
 
     def test_another_number_of_images(self, tars, monkeypatch):
-        monkeypatch.setattr(imagenet, "WHOLE", {TRAIN_TAR: (13, 4), EVAL_TAR: (4, 4)})
+        monkeypatch.setattr(imagenet, "COUNTS", {TRAIN_TAR: (13, 4), EVAL_TAR: (4, 4)})
         with pytest.raises(InputError, match=r"img_train.tar holds 12 images of 4 classes, not 13"):
             prepare.check_imagenet(tars)
 
