@@ -1,14 +1,15 @@
-"""Our input pipeline beside tf.data, PIL and torchvision: from JPEG files to batches.
+"""Compares our input pipeline with tf.data, PIL and torchvision: from JPEG files to batches.
 
   pip install tensorflow-cpu pillow torch
   python benchmarks/input_pipeline.py IMAGES [--resized COPY]
 
-All get the same files, in memory, and crop the same boxes to 224 pixels: ours as `Streamed`
-does; tf.data with decode_and_crop_jpeg, which does not average where it shrinks; PIL in one
-thread a core, up to bytes, and up to torchvision's normalised floats; and those as its users
-have them, in one process of a DataLoader a core (floats only where PyTorch is installed). Rounds
-alternate; medians. With a resized copy, ours reads that too. Then the share of its time that
-an accelerator of a given rate would wait for each. The last line is JSON.
+All pipelines read the same files from memory, and crop the same boxes to 224 pixels:
+  ours: `Streamed`; with --resized, also from the resized copy.
+  tf.data: decode_and_crop_jpeg; it does not average where it shrinks.
+  PIL: one thread per core; to bytes, and (with PyTorch) to torchvision's normalised floats.
+  PyTorch: the same floats from a DataLoader with one process per core, if PyTorch is installed.
+Rounds of the pipelines alternate, and medians are printed; then, for accelerators of given rates,
+the share of the time that each would wait for images. The last line is JSON.
 """
 
 import argparse
@@ -34,11 +35,11 @@ SIZE, BATCH, SEED = 224, 64, 0
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ROUNDS = 5
 
-Make = Callable[[range], Iterator[np.ndarray]]
+Batches = Callable[[range], Iterator[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
-class InRam(Source):
+class InMemorySource(Source):
     """Encoded images in memory."""
 
     contents: list[bytes]
@@ -52,40 +53,42 @@ class InRam(Source):
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
-    """What is drawn of the example at a position of the stream, as `RandomCrop` draws it."""
+class Sample:
+    """An example and its random crop and flip, drawn as `RandomCrop` draws them."""
 
     example: int
     box: transforms.Box
     flip: bool
 
 
-def draw(source: InRam, sizes: list[tuple[int, int]], steps: range) -> list[Drawn]:
-    """Returns the examples of some steps."""
+def draw_samples(
+    source: InMemorySource, sizes: list[tuple[int, int]], steps: range
+) -> list[Sample]:
+    """Returns the samples of some steps, in the order of `pipeline.train_batches`."""
     positions = np.arange(steps.start * BATCH, steps.stop * BATCH)
-    drawn = []
+    samples = []
     for position, example in zip(
         positions, pipeline.Shuffled(len(source), SEED)(positions), strict=True
     ):
         rng = np.random.default_rng([SEED, position])
         box = transforms.random_box(*sizes[example], rng)
-        drawn.append(Drawn(int(example), box, rng.random() < 0.5))
-    return drawn
+        samples.append(Sample(int(example), box, rng.random() < 0.5))
+    return samples
 
 
-def ours(source: InRam, workers: int) -> Make:
+def ours(source: InMemorySource, workers: int) -> Batches:
     """`Streamed`, in threads or in worker processes."""
     images = pipeline.Streamed(source, transforms.RandomCrop(SIZE), workers)
-    part = pipeline.ProcessShard(BATCH, np.arange(BATCH))
+    shard = pipeline.ProcessShard(BATCH, np.arange(BATCH))
 
     def batches(steps: range) -> Iterator[np.ndarray]:
-        for batch in pipeline.train_batches(images, part, steps, SEED):
+        for batch in pipeline.train_batches(images, shard, steps, SEED):
             yield batch["image"]
 
     return batches
 
 
-def tf_data(source: InRam, sizes: list[tuple[int, int]]) -> Make:
+def tf_data(source: InMemorySource, sizes: list[tuple[int, int]]) -> Batches:
     """tf.data with as much parallelism as it chooses."""
     import tensorflow as tf
 
@@ -98,11 +101,11 @@ def tf_data(source: InRam, sizes: list[tuple[int, int]]) -> Make:
         return tf.cast(image, tf.uint8)
 
     def batches(steps: range) -> Iterator[np.ndarray]:
-        drawn = draw(source, sizes, steps)
+        samples = draw_samples(source, sizes, steps)
         columns = (
-            np.array([one.example for one in drawn]),
-            np.array([one.box for one in drawn], np.int32),
-            np.array([one.flip for one in drawn]),
+            np.array([sample.example for sample in samples]),
+            np.array([sample.box for sample in samples], np.int32),
+            np.array([sample.flip for sample in samples]),
         )
         data = tf.data.Dataset.from_tensor_slices(columns)
         data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -111,34 +114,36 @@ def tf_data(source: InRam, sizes: list[tuple[int, int]]) -> Make:
     return batches
 
 
-def crop_with_pil(content: bytes, one: Drawn) -> np.ndarray:
+def crop_with_pil(content: bytes, sample: Sample) -> np.ndarray:
     """What torchvision's RandomResizedCrop and RandomHorizontalFlip compute, in PIL."""
-    top, left, height, width = one.box
+    top, left, height, width = sample.box
     image = PIL.Image.open(io.BytesIO(content)).convert("RGB")
     image = image.crop((left, top, left + width, top + height))
     image = image.resize((SIZE, SIZE), PIL.Image.Resampling.BILINEAR)
-    if one.flip:
+    if sample.flip:
         image = image.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
     return np.array(image)
 
 
-def normalise(content: bytes, one: Drawn):
-    """The same and torchvision's ToTensor and Normalize: float32[3, 224, 224]."""
+def normalise(content: bytes, sample: Sample):
+    """`crop_with_pil`, then torchvision's ToTensor and Normalize: float32[3, 224, 224]."""
     import torch
 
-    image = torch.from_numpy(crop_with_pil(content, one))
+    image = torch.from_numpy(crop_with_pil(content, sample))
     image = image.permute(2, 0, 1).contiguous().float().div(255)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return image.sub_(mean).div_(std)
 
 
-def pil(source: InRam, sizes: list[tuple[int, int]], load: Callable = crop_with_pil) -> Make:
-    """PIL in one thread a core."""
+def pil(
+    source: InMemorySource, sizes: list[tuple[int, int]], load: Callable = crop_with_pil
+) -> Batches:
+    """PIL in one thread per core."""
 
     def batches(steps: range) -> Iterator[np.ndarray]:
-        drawn = draw(source, sizes, steps)
+        samples = draw_samples(source, sizes, steps)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = pool.map(lambda one: load(source.contents[one.example], one), drawn)
+            images = pool.map(lambda sample: load(source.contents[sample.example], sample), samples)
             for _ in steps:
                 yield np.stack(list(itertools.islice(images, BATCH)))
 
@@ -146,58 +151,58 @@ def pil(source: InRam, sizes: list[tuple[int, int]], load: Callable = crop_with_
 
 
 @dataclasses.dataclass(frozen=True)
-class Normalised:
-    """What a DataLoader reads."""
+class TorchDataset:
+    """A map-style dataset of normalised images for a DataLoader."""
 
     contents: list[bytes]
-    drawn: list[Drawn]
+    samples: list[Sample]
 
     def __len__(self) -> int:
-        return len(self.drawn)
+        return len(self.samples)
 
     def __getitem__(self, index: int):
-        one = self.drawn[index]
-        return normalise(self.contents[one.example], one)
+        sample = self.samples[index]
+        return normalise(self.contents[sample.example], sample)
 
 
-def pytorch(source: InRam, sizes: list[tuple[int, int]]) -> Make:
+def pytorch(source: InMemorySource, sizes: list[tuple[int, int]]) -> Batches:
     """PIL in a DataLoader with a process for each core."""
     from torch.utils.data import DataLoader
 
     def batches(steps: range) -> Iterator[np.ndarray]:
-        images = Normalised(source.contents, draw(source, sizes, steps))
-        for batch in DataLoader(images, BATCH, num_workers=os.cpu_count()):
+        dataset = TorchDataset(source.contents, draw_samples(source, sizes, steps))
+        for batch in DataLoader(dataset, BATCH, num_workers=os.cpu_count()):
             yield batch.numpy()
 
     return batches
 
 
-def rate_of(make: Make, steps: range) -> float:
-    """Images a second, from the first batch to the last."""
-    times = [time.perf_counter() for _ in make(steps)]
+def images_per_second(batches: Batches, steps: range) -> float:
+    """The rate from the first batch to the last."""
+    times = [time.perf_counter() for _ in batches(steps)]
     return (len(times) - 1) * BATCH / (times[-1] - times[0])
 
 
-def waiting_of(make: Make, steps: range, rate: float) -> float:
-    """The share of its time that an accelerator waits which could take `rate` images a second."""
-    waited, before = 0.0, None
-    for _ in make(steps):
-        if before is not None:
-            waited += time.perf_counter() - before
+def waiting_share(batches: Batches, steps: range, rate: float) -> float:
+    """The share of the time that an accelerator of `rate` images per second waits for images."""
+    waited, ready = 0.0, None
+    for _ in batches(steps):
+        if ready is not None:
+            waited += time.perf_counter() - ready
         time.sleep(BATCH / rate)
-        before = time.perf_counter()
+        ready = time.perf_counter()
     return waited / (waited + (len(steps) - 1) * BATCH / rate)
 
 
-def open_source(path: str) -> InRam:
+def open_source(path: str) -> InMemorySource:
     """Reads the images of a folder or archive."""
-    opened = splits.open_splits(path, path, holdout=0.5, seed=0).train
-    contents = [opened.read(index) for index in range(len(opened))]
-    return InRam(contents, opened.labels, opened.class_names, list(opened.names))
+    files = splits.open_splits(path, path, holdout=0.5, seed=0).train
+    contents = [files.read(index) for index in range(len(files))]
+    return InMemorySource(contents, files.labels, files.class_names, list(files.names))
 
 
 def main() -> None:
-    """Measures and prints a line each."""
+    """Measures the pipelines and prints a line for each."""
     parser = argparse.ArgumentParser()
     parser.add_argument("images", help="a folder or archive of JPEGs, one directory a class")
     parser.add_argument("--resized", help="a copy of them with smaller images")
@@ -207,33 +212,34 @@ def main() -> None:
     options = parser.parse_args()
     source = open_source(options.images)
     sizes = [PIL.Image.open(io.BytesIO(content)).size[::-1] for content in source.contents]
-    makers = {"ours": ours(source, options.workers)}
+    pipelines = {"ours": ours(source, options.workers)}
     if options.resized:
-        makers["ours, resized"] = ours(open_source(options.resized), options.workers)
-    makers["tf.data"] = tf_data(source, sizes)
-    makers["PIL"] = pil(source, sizes)
+        pipelines["ours, resized"] = ours(open_source(options.resized), options.workers)
+    pipelines["tf.data"] = tf_data(source, sizes)
+    pipelines["PIL"] = pil(source, sizes)
     if importlib.util.find_spec("torch"):
-        makers["PIL, floats"] = pil(source, sizes, normalise)
-        makers["PyTorch"] = pytorch(source, sizes)
-    rates = {name: [] for name in makers}
-    for make in makers.values():
-        rate_of(make, range(4))
+        pipelines["PIL, floats"] = pil(source, sizes, normalise)
+        pipelines["PyTorch"] = pytorch(source, sizes)
+    rates = {name: [] for name in pipelines}
+    for batches in pipelines.values():
+        images_per_second(batches, range(4))
     gc.collect()
-    gc.freeze()  # As in training: the garbage collector passes over what lives already.
+    gc.freeze()  # As in training: the garbage collector skips the objects that exist by now.
     for _ in range(ROUNDS):
-        for name, make in makers.items():
-            rates[name].append(rate_of(make, range(options.steps)))
-    medians = {name: statistics.median(found) for name, found in rates.items()}
+        for name, batches in pipelines.items():
+            rates[name].append(images_per_second(batches, range(options.steps)))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, rate in medians.items():
-        ratios = (f"{medians[mine] / rate:5.2f}" for mine in medians if mine.startswith("ours"))
+        ratios = (f"{medians[our] / rate:5.2f}" for our in medians if our.startswith("ours"))
         print(f"{name:<14} {rate:>7,.0f} images/s   ours is {' and '.join(ratios)} x", flush=True)
     waiting = {
-        name: {rate: waiting_of(make, range(24), rate) for rate in options.rates}
-        for name, make in makers.items()
+        name: {rate: waiting_share(batches, range(24), rate) for rate in options.rates}
+        for name, batches in pipelines.items()
     }
     for name, shares in waiting.items():
         print(
-            f"{name:<14}", *(f"  waits {share:.0%} at {at:,.0f}/s" for at, share in shares.items())
+            f"{name:<14}",
+            *(f"  waits {share:.0%} at {rate:,.0f}/s" for rate, share in shares.items()),
         )
     print(json.dumps({"images_per_second": medians, "waiting": waiting}))
 

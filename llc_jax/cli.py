@@ -206,15 +206,15 @@ def _search(options: argparse.Namespace) -> None:
 
 
 def _prepare_imagenet(options: argparse.Namespace) -> None:
-    from llc_jax.prepare import prepare
+    from llc_jax.prepare import tfds_datasets
 
-    prepare.prepare_imagenet(options.folder)
+    tfds_datasets.prepare_imagenet(options.folder)
 
 
 def _prepare_array_record(options: argparse.Namespace) -> None:
-    from llc_jax.prepare import prepare
+    from llc_jax.prepare import tfds_datasets
 
-    prepare.convert_to_array_record(options.name)
+    tfds_datasets.convert_to_array_record(options.name)
 
 
 def _prepare_resized(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and room for them."""
+"""Atomic writes, exclusive locks and checks of disk space."""
 
 import contextlib
 import json
@@ -49,10 +49,10 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> N
 
 
 def make_directory(directory: pathlib.Path) -> None:
-    """Makes a directory, and tries to write in it.
+    """Makes a directory, and checks that files can be written in it.
 
     Raises:
-      InputError: if that cannot be.
+      InputError: if it cannot be made or written in.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -62,19 +62,41 @@ def make_directory(directory: pathlib.Path) -> None:
         raise InputError(f"Cannot write in {directory}: {error.strerror}.") from error
 
 
+@contextlib.contextmanager
+def exclusive_lock(path: str | os.PathLike) -> Iterator[None]:
+    """Locks a file or directory, so that no other process works on it at the same time.
+
+    Raises:
+      InputError: if another process has the lock.
+    """
+    import fcntl  # Unix only, and the rest of this module is not.
+
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"Another process is at work on {path}: wait for it.") from error
+        except OSError:
+            pass  # This file system has no locks.
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def check_space(
     directory: str | os.PathLike, needed: float, what: str, remedy: str = "choose another disk"
 ) -> None:
-    """Checks that the disk of a directory has room.
+    """Checks that the disk of a directory has enough free space.
 
     Args:
-      directory: where something is to be written.
-      needed: in bytes.
-      what: it is, for the error.
-      remedy: other than to make room, for the error.
+      directory: where the data are to be written.
+      needed: the size of the data in bytes.
+      what: the name of the data, for the error message.
+      remedy: another way than to free space, for the error message.
 
     Raises:
-      InputError: if it has not.
+      InputError: if there is too little.
     """
     free = shutil.disk_usage(directory).free
     if free < needed:

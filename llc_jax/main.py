@@ -9,7 +9,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from llc_jax.data.read_ahead import ReadersFailed, kill_workers
+from llc_jax.data.prefetch import ReadersFailed, kill_workers
 from llc_jax.errors import InputError
 from llc_jax.experiment.run import evaluate, run
 from llc_jax.training.loop import Diverged

@@ -5,7 +5,7 @@ import pytest
 from llc_jax.files import atomic_write, volume, write_json
 
 
-def test_writes_all_or_nothing(tmp_path):
+def test_a_failed_write_keeps_the_old_content(tmp_path):
     path = tmp_path / "deep" / "file.txt"
     with atomic_write(path) as temporary:
         temporary.write_text("first")
@@ -13,10 +13,10 @@ def test_writes_all_or_nothing(tmp_path):
         temporary.write_text("second")
         raise RuntimeError
     assert path.read_text() == "first"
-    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+    assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
 
 
-def test_others_may_read_what_was_written(tmp_path):
+def test_a_written_file_has_the_usual_permissions(tmp_path):
     with atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("x")
     (tmp_path / "usual").write_text("x")

@@ -9,7 +9,7 @@ import llc_jax
 from llc_jax import cli
 from llc_jax.codes import packing
 from llc_jax.data.sources import load_digits
-from llc_jax.data.splits import split_by_chance
+from llc_jax.data.splits import split_at_random
 from llc_jax.errors import InputError
 from llc_jax.experiment.run import run
 from tests.tiny import tree
@@ -32,7 +32,7 @@ def model(workdir):
 @pytest.fixture(scope="module")
 def evaluation():
     """The evaluation images of that run."""
-    return split_by_chance(load_digits(), 0.5, seed=0).evaluation
+    return split_at_random(load_digits(), 0.5, seed=0).evaluation
 
 
 @pytest.fixture

@@ -12,19 +12,19 @@ SAMPLE = pathlib.Path(__file__).parents[2] / "shared/data/imagenet_sample.zip"
 
 
 def jpegs(count):
-    """Real photographs where they are at hand, generated ones elsewhere."""
+    """Photographs of ImageNet where `shared/data` has them, else generated images."""
     if SAMPLE.exists():
         with zipfile.ZipFile(SAMPLE) as archive:
             names = [name for name in archive.namelist() if name.endswith(".JPEG")]
             return [archive.read(name) for name in names[:count]]
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (count, 9, 12, 3), np.uint8)
-    images = [cv2.resize(one, (120 + 7 * n, 90)) for n, one in enumerate(coarse)]
+    images = [cv2.resize(image, (120 + 7 * n, 90)) for n, image in enumerate(coarse)]
     return [cv2.imencode(".jpg", image)[1].tobytes() for image in images]
 
 
 def tar_bytes(files):
-    """A tar of names -> contents."""
+    """The bytes of a tar; `files` maps names to contents."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for name, content in files.items():

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 
 
 def pad_crop_flip(key: jax.Array, images: jax.Array, *, pad: int, flip: bool) -> jax.Array:
-    """Shifts each image by up to `pad` pixels, black coming in, and mirrors half of them.
+    """Pads each image with `pad` black pixels, crops it at random, and mirrors half of them.
 
-    What happens to an image depends on the key and on its row in the batch alone,
-    not on how the batch is laid out over devices.
+    The crop and flip of an image depend on the key and its row in the batch alone, not on how
+    the batch is sharded over devices.
 
     Args:
-      key: of the batch.
+      key: a random key for the batch.
       images: uint8[B, H, W, 3].
       pad: pixels, at least 0.
       flip: whether to mirror left to right, with probability 1/2.

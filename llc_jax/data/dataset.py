@@ -1,4 +1,4 @@
-"""The images of a run: opened, split, and ready to come in batches."""
+"""The images of a run: opened, split, and ready to be read in batches."""
 
 import dataclasses
 import functools
@@ -24,19 +24,21 @@ class Dataset:
     Attributes:
       train: the training images.
       evaluation: the evaluation images; in retrieval, the queries.
-      database: what queries search: the training images, or a protocol's choice.
-      find_own: gives `own`.
+      database: the images that queries search: the training images, unless a protocol
+        chooses others.
+      find_self_indices: computes `self_indices`.
       class_names: L names.
       augment: (key, uint8[B, H, W, 3]) -> the same shape, on the devices.
-      unseen: the images of the classes that are held out of training.
-      whole: all classes but those, and all their images, whatever the protocol; where that
-        was asked for and is more.
+      unseen: the images of the classes that are held out of training; None without such.
+      without_protocol: all images of all classes that are not held out, whatever the protocol
+        selects; None where it was not requested, or there is neither a protocol nor a
+        held-out class.
     """
 
     train: Images
     evaluation: Images
     database: Images
-    find_own: Callable[[], np.ndarray]
+    find_self_indices: Callable[[], np.ndarray]
     class_names: tuple[str, ...]
     augment: Callable[[jax.Array, jax.Array], jax.Array]
     unseen: "Dataset | None"
@@ -44,11 +46,11 @@ class Dataset:
 
     @property
     def self_indices(self) -> np.ndarray:
-        """The place in the database of each evaluation image itself, int64[Q]; -1 for nowhere.
+        """The index in the database of each query's own image, int64[Q]; -1 where it is not there.
 
-        It takes a look at every name, so it is found only where it is asked for.
+        It is computed at each use, because it compares the names of all images.
         """
-        return self.find_own()
+        return self.find_self_indices()
 
 
 def open_dataset(
@@ -71,86 +73,90 @@ def open_dataset(
     """Opens the images that a config names.
 
     Args: those of `config.DataConfig`, and
-      seed: of what is chosen by chance.
-      whole: whether to have the dataset without the protocol too.
+      seed: of the random split and the random choice of held-out classes.
+      without_protocol: whether to open the dataset without the protocol too.
     """
     skip = choose(on_error, {"stop": False, "skip": True}, "config.data.on_error")
-    everything = open_splits(source, eval_source, holdout=holdout, seed=seed)
-    splits = protocols.apply(everything, protocol)
+    all_splits = open_splits(source, eval_source, holdout=holdout, seed=seed)
+    splits = protocols.apply(all_splits, protocol)
     splits = protocols.hold_out(splits, held_out_classes, seed)
     crop = Crop(image_size, crop_fraction, exif_orientation)
     if in_memory:
-        on_device = bind(pad_crop_flip, augment, "config.data.augment, in memory,")
+        train_crop = crop
+        augment_batch = bind(pad_crop_flip, augment, "config.data.augment, in memory,")
 
-        def load(source: Source, transform: Transform) -> Images:
+        def open_images(source: Source, transform: Transform) -> Images:
             return InMemory.load(source, transform, skip)
 
-        how = (load, crop, crop, on_device)
     else:
-        options = {"size": image_size, "exif_orientation": exif_orientation}
-        random_crop = bind(RandomCrop, augment, "config.data.augment, not in memory,")(**options)
+        random_crop = bind(RandomCrop, augment, "config.data.augment, not in memory,")
+        train_crop = random_crop(image_size, exif_orientation)
+        augment_batch = _unchanged
 
-        def stream(source: Source, transform: Transform) -> Images:
+        def open_images(source: Source, transform: Transform) -> Images:
             return Streamed(source, transform, workers, skip)
 
-        how = (stream, random_crop, crop, _unchanged)
-    data = _prepare(splits, *how)
-    if without_protocol and splits is not everything:
+    options = (open_images, train_crop, crop, augment_batch)
+    data = _make_dataset(splits, *options)
+    if without_protocol and splits is not all_splits:
         held_out = splits.unseen.train.class_names if splits.unseen else ()
-        names = tuple(name for name in everything.train.class_names if name not in held_out)
+        names = tuple(name for name in all_splits.train.class_names if name not in held_out)
         data = dataclasses.replace(
-            data, without_protocol=_prepare(everything.restrict(names), *how)
+            data, without_protocol=_make_dataset(all_splits.restrict(names), *options)
         )
     return data
 
 
-def _prepare(
+def _make_dataset(
     splits: Splits,
-    images: Callable[[Source, Transform], Images],
+    open_images: Callable[[Source, Transform], Images],
     train_crop: Transform,
     crop: Transform,
     augment: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> Dataset:
-    train = images(splits.train, train_crop)
-    searched = splits.database or splits.train
-    same = searched is splits.train and crop == train_crop
-    database = train if same else images(searched, crop)
-    evaluation = images(splits.evaluation, crop)
-    # Those that are skipped already are not among the images; what is streamed all are.
-    both = ((splits.evaluation, evaluation), (searched, database))
-    named = [(source, frozenset(part.damaged)) for source, part in both]
+    train = open_images(splits.train, train_crop)
+    database_source = splits.database or splits.train
+    shared = database_source is splits.train and crop == train_crop
+    database = train if shared else open_images(database_source, crop)
+    evaluation = open_images(splits.evaluation, crop)
+    # `InMemory` has left damaged images out by now; `Streamed` keeps their rows, masked.
+    queries = (splits.evaluation, frozenset(evaluation.damaged))
+    searched = (database_source, frozenset(database.damaged))
     return Dataset(
         train=train,
         evaluation=evaluation,
         database=database,
-        find_own=functools.partial(_own_places, *named),
+        find_self_indices=functools.partial(_self_indices, queries, searched),
         class_names=splits.train.class_names,
         augment=augment,
-        unseen=splits.unseen and _prepare(splits.unseen, images, train_crop, crop, augment),
+        unseen=splits.unseen
+        and _make_dataset(splits.unseen, open_images, train_crop, crop, augment),
     )
 
 
-def _own_places(
+def _self_indices(
     queries: tuple[Source, frozenset[int]], database: tuple[Source, frozenset[int]]
 ) -> np.ndarray:
-    """Returns where each query is in the database, int64[Q], -1 for nowhere.
+    """Returns the index of each query's own image in the database, int64[Q], or -1.
 
     Args:
-      queries, database: the images, and the numbers of those that are left out.
+      queries, database: the images, and the indices of those that were skipped.
     """
-    asked = _names(*queries)
-    place = dict.fromkeys(asked, -1)
-    place |= {name: index for index, name in enumerate(_names(*database)) if name in place}
-    return np.array([place[name] for name in asked], np.int64)
+    query_names = _unique_names(*queries)
+    indices = dict.fromkeys(query_names, -1)
+    for index, name in enumerate(_unique_names(*database)):
+        if name in indices:
+            indices[name] = index
+    return np.array([indices[name] for name in query_names], np.int64)
 
 
-def _names(source: Source, left_out: frozenset[int]) -> list[str]:
-    """Returns what tells each image from all others."""
+def _unique_names(source: Source, skipped: frozenset[int]) -> list[str]:
+    """Returns a name of each image that no other image has, whatever its source."""
     origin, names = source.origin, enumerate(source.names)
-    return [f"{origin}/{name}" for index, name in names if index not in left_out]
+    return [f"{origin}/{name}" for index, name in names if index not in skipped]
 
 
 def _unchanged(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Leaves images alone that were cropped when they were read."""
+    """Returns the images as they are: `RandomCrop` has augmented them."""
     del key
     return images

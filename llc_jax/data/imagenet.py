@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012) as its original tars: nothing is unpacked."""
+"""ImageNet (ILSVRC 2012) read from its original tars, without unpacking them."""
 
 import importlib.util
 import pathlib
@@ -10,16 +10,16 @@ from llc_jax.errors import InputError
 
 TRAIN_TAR, EVAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
-# Images and classes in each.
-WHOLE = {TRAIN_TAR: (1_281_167, 1000), EVAL_TAR: (50_000, 1000)}
+# The number of images and of classes in each tar.
+COUNTS = {TRAIN_TAR: (1_281_167, 1000), EVAL_TAR: (50_000, 1000)}
 
-# The classes of the validation images, by their numbers; a file of tensorflow-datasets.
-_EVAL_CLASSES = "datasets/imagenet2012/validation_labels.txt"
+# A file of tensorflow-datasets: the classes of the validation images, in the order of the images.
+_EVAL_CLASSES_FILE = "datasets/imagenet2012/validation_labels.txt"
 
 
-def is_here(path: pathlib.Path) -> bool:
-    """Whether a folder holds one of the tars."""
-    return any((path / name).exists() for name in WHOLE)
+def has_tars(path: pathlib.Path) -> bool:
+    """Whether a folder has one of the tars."""
+    return any((path / name).exists() for name in COUNTS)
 
 
 def open_tars(folder: pathlib.Path) -> tuple[FileSource, FileSource]:
@@ -30,41 +30,43 @@ def open_tars(folder: pathlib.Path) -> tuple[FileSource, FileSource]:
       by file name.
 
     Raises:
-      InputError: if a tar is missing, or not whole.
+      InputError: if a tar is missing or incomplete.
     """
-    for name in WHOLE:
+    for name in COUNTS:
         if not (folder / name).is_file():
-            raise InputError(f"{folder} has no {name}: ImageNet needs both {' and '.join(WHOLE)}.")
+            raise InputError(f"{folder} has no {name}: ImageNet needs both {' and '.join(COUNTS)}.")
     train, evaluation = Tar(folder / TRAIN_TAR), Tar(folder / EVAL_TAR)
-    by_number = _eval_classes()
+    all_classes = _eval_classes()
     files = evaluation.files()
     try:
-        classes = [by_number[int(pathlib.PurePath(name).stem.split("_")[-1]) - 1] for name in files]
+        numbers = [int(pathlib.PurePath(name).stem.split("_")[-1]) for name in files]
+        classes = [all_classes[number - 1] for number in numbers]
     except (ValueError, IndexError) as error:
         raise InputError(
             f"{folder / EVAL_TAR} is not ImageNet's: its files are not "
             "ILSVRC2012_val_00000001.JPEG and so on."
         ) from error
-    ordered = sorted(zip(classes, files, strict=True))
-    opened = (
+    by_class = sorted(zip(classes, files, strict=True))
+    images = (
         sources.label_by_directory(train, train.files(), 0),
-        sources.label(evaluation, [file for _, file in ordered], [name for name, _ in ordered]),
+        sources.label(evaluation, [file for _, file in by_class], [name for name, _ in by_class]),
     )
-    for name, source in zip(WHOLE, opened, strict=True):
-        _check(folder / name, source, *WHOLE[name])
-    return opened
+    for name, source in zip(COUNTS, images, strict=True):
+        _check_counts(folder / name, source, *COUNTS[name])
+    return images
 
 
-def _check(path: pathlib.Path, source: FileSource, images: int, classes: int) -> None:
-    found = (len(source), len(source.class_names))
-    if found != (images, classes):
+def _check_counts(path: pathlib.Path, source: FileSource, images: int, classes: int) -> None:
+    counts = (len(source), len(source.class_names))
+    if counts != (images, classes):
         raise InputError(
-            f"{path} holds {found[0]:,} images of {found[1]:,} classes, not {images:,} of "
-            f"{classes:,}: it is not whole; get it again."
+            f"{path} holds {counts[0]:,} images of {counts[1]:,} classes, not {images:,} of "
+            f"{classes:,}: it is incomplete; download it again."
         )
 
 
 def _eval_classes() -> list[str]:
+    """Returns the class (wnid) of validation image n at index n - 1."""
     package = importlib.util.find_spec("tensorflow_datasets")
     folder = pathlib.Path(package.submodule_search_locations[0])
-    return (folder / _EVAL_CLASSES).read_text().split()
+    return (folder / _EVAL_CLASSES_FILE).read_text().split()

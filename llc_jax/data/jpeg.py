@@ -1,9 +1,9 @@
-"""JPEG files, decoded no further down than a crop needs.
+"""Partial decoding of JPEG files: only down to the last row that a crop needs.
 
-A JPEG decodes from its top row on, so what lies below a crop need not be. Nothing tells where
-in the file a row begins; but the header tells how many rows there are, and with a smaller
-number there the decoder stops early. The rows that it gives are those of the whole image, bit
-for bit.
+A JPEG is decoded from its top row on, so the rows below a crop need not be decoded. The file
+does not say where a row begins, but its header says how many rows there are. With a smaller
+number in the header the decoder stops early, and the rows that it returns are bit for bit those
+of the whole image.
 """
 
 from typing import NamedTuple
@@ -16,54 +16,55 @@ _START, _END = b"\xff\xd8", b"\xff\xd9"
 # Markers (ITU T.81, table B.1): frames that are baseline, extended and progressive; EXIF.
 _FRAMES, _EXIF = (0xC0, 0xC1, 0xC2), 0xE1
 
-# Larger images go the way of all other files.
+# `read_header` declines larger images, which are then decoded as other files are.
 _MAX_PIXELS = 1 << 26
 
 
 class Header(NamedTuple):
-    """What the header of a JPEG says.
+    """Fields of the header of a JPEG.
 
     Attributes:
-      height, width: in pixels, before any turning.
-      height_at: where in the file the height stands.
-      unit: rows that are coded together.
-      exif: whether there are EXIF data, which may want the image turned.
+      height, width: in pixels, before the EXIF orientation is applied.
+      height_offset: the offset in the file of the two bytes of the height.
+      mcu_height: the rows of a minimum coded unit (MCU), which are coded together.
+      has_exif: whether there are EXIF data, which may have an orientation.
     """
 
     height: int
     width: int
-    height_at: int
-    unit: int
-    exif: bool
+    height_offset: int
+    mcu_height: int
+    has_exif: bool
 
 
 def read_header(content: bytes) -> Header | None:
-    """Returns the header of a JPEG that `decode_top` takes, None for other files.
+    """Returns the header of a JPEG that `decode_top` can decode, None for other files.
 
-    It takes whole files, grey or of three colours, with 8 bits each.
+    Those are complete files with one or three components of 8 bits.
     """
     if not (content.startswith(_START) and content.endswith(_END)):
         return None
-    at, exif = len(_START), False
-    while at + 10 <= len(content) and content[at] == 0xFF:
-        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
-        exif |= marker == _EXIF
+    offset, has_exif = len(_START), False
+    while offset + 10 <= len(content) and content[offset] == 0xFF:
+        marker = content[offset + 1]
+        length = int.from_bytes(content[offset + 2 : offset + 4], "big")
+        has_exif |= marker == _EXIF
         if marker in _FRAMES:
-            return _read_frame(content, at + 4, exif)
-        at += 2 + length
+            return _read_frame(content, offset + 4, has_exif)
+        offset += 2 + length
     return None
 
 
-def _read_frame(content: bytes, at: int, exif: bool) -> Header | None:
+def _read_frame(content: bytes, offset: int, has_exif: bool) -> Header | None:
     """Reads a frame's parameters (ITU T.81, B.2.2): bits, height, width, then the components."""
-    height = int.from_bytes(content[at + 1 : at + 3], "big")
-    width = int.from_bytes(content[at + 3 : at + 5], "big")
-    bits, components = content[at], content[at + 5]
-    sampling = content[at + 7 : at + 6 + 3 * components : 3]
+    height = int.from_bytes(content[offset + 1 : offset + 3], "big")
+    width = int.from_bytes(content[offset + 3 : offset + 5], "big")
+    bits, components = content[offset], content[offset + 5]
+    sampling_factors = content[offset + 7 : offset + 6 + 3 * components : 3]
     if bits != 8 or components not in (1, 3) or not 0 < height * width <= _MAX_PIXELS:
         return None
-    unit = 8 * max(one & 15 for one in sampling)
-    return Header(height, width, at + 1, unit, exif)
+    mcu_height = 8 * max(factors & 15 for factors in sampling_factors)  # The low bits: vertical.
+    return Header(height, width, offset + 1, mcu_height, has_exif)
 
 
 def decode_top(content: bytes, header: Header, rows: int) -> np.ndarray | None:
@@ -71,21 +72,22 @@ def decode_top(content: bytes, header: Header, rows: int) -> np.ndarray | None:
 
     Args:
       content: of the file.
-      header: as `read_header` found it.
-      rows: how many, at most the image's height.
+      header: from `read_header`.
+      rows: the number of rows, at most the image's height.
 
     Returns:
-      uint8[at least rows, width, 3], RGB, not turned; None if the decoder finds fault.
+      uint8[at least rows, width, 3], RGB, without the EXIF orientation; None if the decoder
+      reports damage.
     """
-    # One unit more: where colours are coded coarser, a row looks at its neighbours' colours.
-    enough = min(header.height, (-(-rows // header.unit) + 1) * header.unit)
+    # One MCU more: with subsampled chroma, a row is interpolated from the rows next to it.
+    height = min(header.height, (-(-rows // header.mcu_height) + 1) * header.mcu_height)
     encoded = np.frombuffer(content, np.uint8).copy()
-    encoded[header.height_at : header.height_at + 2] = divmod(enough, 256)
-    pixels = np.empty((enough, header.width, 3), np.uint8)
+    encoded[header.height_offset : header.height_offset + 2] = divmod(height, 256)
+    pixels = np.empty((height, header.width, 3), np.uint8)
     try:
         simplejpeg.decode_jpeg(encoded, buffer=pixels)
     except ValueError as error:
-        # It is raised when all is decoded; the rows that are left are what it should complain of.
+        # This error comes after all rows are decoded, and is due to the rows left in the file.
         if "extraneous bytes before marker" not in str(error):
             return None
     return pixels

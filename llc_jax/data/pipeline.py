@@ -25,23 +25,23 @@ import jax
 import numpy as np
 from absl import flags
 
-from llc_jax.data.read_ahead import ReadAhead
+from llc_jax.data.prefetch import Prefetcher
 from llc_jax.data.sources import ArraySource, Source
 from llc_jax.data.transforms import Crop, Transform
 from llc_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 
-# The most threads, two a core, that a process has. Beyond so many cores Python's lock would
-# hold threads up: then there are several processes.
-_THREADS, _CORES_A_PROCESS = 16, 8
+# A process has two threads per core, at most _MAX_THREADS. With more than _CORES_PER_WORKER cores
+# the threads of one process would wait for Python's global lock, so there are worker processes.
+_MAX_THREADS, _CORES_PER_WORKER = 16, 8
 
 
 class Order(Protocol):
-    """Which example stands at each position of the stream.
+    """Which example is at each position of the stream.
 
     Attributes:
-      seed: of what is random about the examples.
+      seed: of the random transforms of the examples.
     """
 
     seed: int
@@ -62,8 +62,8 @@ class Shuffled(Order):
         epochs, offsets = np.divmod(positions, self.size)
         examples = np.empty_like(positions)
         for epoch in np.unique(epochs):
-            inside = epochs == epoch
-            examples[inside] = _permutation(self.size, self.seed, int(epoch))[offsets[inside]]
+            in_epoch = epochs == epoch
+            examples[in_epoch] = _permutation(self.size, self.seed, int(epoch))[offsets[in_epoch]]
         return examples
 
 
@@ -86,11 +86,11 @@ class InOrder(Order):
 
 @dataclasses.dataclass(frozen=True)
 class ProcessShard:
-    """The part of every batch that this process makes.
+    """The rows of every batch that this process makes.
 
     Attributes:
       batch_size: B, over all processes.
-      rows: int64[b], the rows of the batch that are this process's.
+      rows: int64[b], the indices in the batch of this process's rows.
     """
 
     batch_size: int
@@ -118,11 +118,11 @@ class ProcessShard:
 
 
 class Images(Protocol):
-    """Images that can be had in batches.
+    """Images that can be read in batches.
 
     Attributes:
       labels: int32[N].
-      damaged: the numbers of images that were met and skipped so far.
+      damaged: the indices in the source of the damaged images skipped so far.
     """
 
     labels: np.ndarray
@@ -136,7 +136,7 @@ class Images(Protocol):
 class InMemory(Images):
     """Decoded images of one size, uint8[N, H, W, 3]; for sets of small images.
 
-    The images that were skipped are not among the N; their numbers are those in the source.
+    Skipped images are not among the N; `damaged` has their indices in the source.
     """
 
     images: np.ndarray
@@ -148,21 +148,21 @@ class InMemory(Images):
         """Decodes all images of a source, cropped where they have another size.
 
         Raises:
-          InputError: if an image is damaged, unless it is to be skipped, or all are.
+          InputError: if an image is damaged and `skip` is false, or if all are damaged.
         """
         if isinstance(source, ArraySource) and source.images.shape[1:3] == (crop.size,) * 2:
             return cls(source.images, source.labels)
 
         def read(index: int) -> np.ndarray | None:
-            return _read(source, index, crop, None, skip)
+            return _read_image(source, index, crop, None, skip)
 
         with concurrent.futures.ThreadPoolExecutor() as pool:
             images = list(pool.map(read, range(len(source))))
         damaged = {index for index, image in enumerate(images) if image is None}
         if len(damaged) == len(images):
             raise InputError(f"All {len(images)} images are damaged, {source.names[0]} the first.")
-        whole = [image for image in images if image is not None]
-        return cls(np.stack(whole), np.delete(source.labels, sorted(damaged)), damaged)
+        decoded = [image for image in images if image is not None]
+        return cls(np.stack(decoded), np.delete(source.labels, sorted(damaged)), damaged)
 
     def batches(self, order: Order, shard: ProcessShard, steps: range) -> Iterator[Batch]:
         """Yields this process's shard of the batch of each step."""
@@ -179,20 +179,21 @@ class Streamed(Images):
     """Images read, decoded and cropped one by one, by Grain's threads or processes.
 
     Attributes:
-      source: where the images are.
-      transform: what makes uint8[size, size, 3] of one. Its randomness comes from
-        the order's seed and the image's position, whatever worker makes it.
-      workers: worker processes; 0 reads in threads of this process; None suits the host.
+      source: where the images are read.
+      transform: makes uint8[size, size, 3] of an image. Its randomness comes from the
+        order's seed and the image's position in the stream, whatever worker runs it.
+      workers: worker processes; 0 reads in threads of this process; None chooses by the
+        number of cores.
       skip: whether a damaged image is masked, instead of an error.
-      patience: seconds to wait for a batch before the readers count as stalled.
-      damaged: the numbers of those so far.
+      timeout: seconds to wait for a batch before reading counts as stalled.
+      damaged: the indices of the images skipped so far.
     """
 
     source: Source
     transform: Transform
     workers: int | None = None
     skip: bool = False
-    patience: float = 600.0
+    timeout: float = 600.0
     damaged: set[int] = dataclasses.field(default_factory=set)
 
     @property
@@ -204,28 +205,28 @@ class Streamed(Images):
         """Yields this process's shard of the batch of each step.
 
         Raises:
-          InputError: if an image is damaged, unless such are skipped.
-          ReadersFailed: if no batch comes for too long, or a worker process has died.
+          InputError: if an image is damaged and `skip` is false.
+          ReadersFailed: if no batch comes within `timeout`, or a worker process has died.
         """
-        load = _Load(self.source, self.transform, order, shard, self.skip)
-        read_ahead = ReadAhead(_grain_batches(load, steps, self.workers))
-        with contextlib.closing(read_ahead):
+        load_batch = _LoadBatch(self.source, self.transform, order, shard, self.skip)
+        prefetcher = Prefetcher(_grain_batches(load_batch, steps, self.workers))
+        with contextlib.closing(prefetcher):
             for step in steps:
                 examples = order(shard.positions(step))
                 first = self.source.names[max(0, examples[0])]
-                batch = read_ahead.next(self.patience, f"the images from {first} on")
+                batch = prefetcher.next(self.timeout, f"the images from {first} on")
                 self.damaged.update(examples[(examples >= 0) & ~batch["mask"]].tolist())
                 yield batch
 
 
-def _grain_batches(load: "_Load", steps: range, workers: int | None) -> Iterator[Batch]:
-    """Yields the batches of some steps; each thread makes a batch, side by side with others."""
+def _grain_batches(load_batch: "_LoadBatch", steps: range, workers: int | None) -> Iterator[Batch]:
+    """Yields the batches of some steps; each of the parallel threads makes a whole batch."""
     cores = os.cpu_count() or 1
     if workers is None:
-        workers = cores // _CORES_A_PROCESS if cores > _CORES_A_PROCESS else 0
-    threads = max(1, min(_THREADS, 2 * cores // max(1, workers)))
-    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    data = grain.MapDataset.range(steps.start, steps.stop).map(load).to_iter_dataset(reading)
+        workers = cores // _CORES_PER_WORKER if cores > _CORES_PER_WORKER else 0
+    threads = max(1, min(_MAX_THREADS, 2 * cores // max(1, workers)))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    data = grain.MapDataset.range(steps.start, steps.stop).map(load_batch).to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads flags, which notebooks do not parse.
@@ -233,7 +234,8 @@ def _grain_batches(load: "_Load", steps: range, workers: int | None) -> Iterator
     try:
         with contextlib.closing(iter(data)) as batches:
             for batch in batches:
-                # What lies in shared memory is copied out: JAX may hold on to it for long.
+                # Workers' batches are in shared memory. JAX may hold on to an array for long, so
+                # a copy is made and the shared memory is freed.
                 yield jax.tree.map(np.copy, batch) if workers else batch
     finally:
         batch = batches = None
@@ -241,7 +243,7 @@ def _grain_batches(load: "_Load", steps: range, workers: int | None) -> Iterator
 
 
 @dataclasses.dataclass(frozen=True)
-class _Load:
+class _LoadBatch:
     """Makes this process's shard of a step's batch, one example after the other."""
 
     source: Source
@@ -263,21 +265,21 @@ class _Load:
             if example < 0:
                 continue
             rng = np.random.default_rng([self.order.seed, position])
-            image = _read(self.source, int(example), self.transform, rng, self.skip)
+            image = _read_image(self.source, int(example), self.transform, rng, self.skip)
             if image is not None:
                 batch["image"][row], batch["mask"][row] = image, True
                 batch["label"][row] = self.source.labels[example]
         return batch
 
 
-def _read(
+def _read_image(
     source: Source,
     index: int,
     transform: Transform,
     rng: np.random.Generator | None,
     skip: bool,
 ) -> np.ndarray | None:
-    """Reads and transforms an image; None if it is damaged and to be skipped."""
+    """Returns an image, read and transformed; None if it is damaged and `skip` is true."""
     try:
         return transform(source.read(index), source.names[index], rng)
     except InputError:
@@ -298,14 +300,13 @@ def eval_batches(images: Images, shard: ProcessShard) -> Iterator[Batch]:
 
 
 def on_devices(
-    batches: Iterable[Batch], sharding: jax.sharding.Sharding, ahead: int = 2
+    batches: Iterable[Batch], sharding: jax.sharding.Sharding, prefetch: int = 2
 ) -> Iterator[dict[str, jax.Array]]:
-    """Turns each process's shard of the batches into global arrays, some batches ahead."""
+    """Turns each process's shard of the batches into global arrays, `prefetch` batches ahead."""
     put = functools.partial(jax.make_array_from_process_local_data, sharding)
-    waiting = collections.deque()
-    batches = iter(batches)
+    queue = collections.deque()
     for batch in batches:
-        waiting.append({name: put(array) for name, array in batch.items()})
-        if len(waiting) > ahead:
-            yield waiting.popleft()
-    yield from waiting
+        queue.append({name: put(array) for name, array in batch.items()})
+        if len(queue) > prefetch:
+            yield queue.popleft()
+    yield from queue

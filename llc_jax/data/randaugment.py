@@ -1,9 +1,9 @@
-"""RandAugment: a few changes of an image's colours and place, drawn at random.
+"""RandAugment: a few random photometric and geometric operations on an image.
 
 Each operation takes uint8[H, W, 3] and a strength, in units of its own, and returns the
-same shape; strength 0 is no change. What a turn or a shift uncovers is grey, 128, as in
-the paper's code; pixels in between are interpolated linearly. Other than in that code,
-where some grow weaker, every operation grows stronger with the magnitude.
+same shape; strength 0 is no change. Pixels from outside the image are grey, 128, as in
+the paper's code; interpolation is bilinear. Every operation grows stronger with the magnitude;
+in the paper's code some grow weaker.
 
 References:
   Cubuk et al., RandAugment: practical automated data augmentation with a reduced search
@@ -26,24 +26,24 @@ _GREY = (128, 128, 128)
 def randaugment(
     image: np.ndarray, rng: np.random.Generator, *, layers: int, magnitude: float
 ) -> np.ndarray:
-    """Applies some operations, each drawn from all, one after the other.
+    """Applies operations drawn at random, with replacement, one after the other.
 
     Args:
       image: uint8[H, W, 3].
-      rng: where the randomness comes from: which operations, and which way they go.
-      layers: how many operations; N in the paper.
-      magnitude: of all of them, from 0 to 10; M in the paper.
+      rng: draws the operations and the signs of their strengths.
+      layers: the number of operations; N in the paper.
+      magnitude: of all operations, from 0 to 10; M in the paper.
 
     Returns:
       uint8[H, W, 3].
     """
     operations = tuple(OPERATIONS.values())
-    numbers = rng.integers(len(operations), size=layers)
+    indices = rng.integers(len(operations), size=layers)
     signs = rng.choice((-1, 1), size=layers)
-    for number, sign in zip(numbers, signs, strict=True):
-        operation = operations[number]
-        strength = operation.strongest * magnitude / MAX_MAGNITUDE
-        image = operation.apply(image, sign * strength if operation.both_ways else strength)
+    for index, sign in zip(indices, signs, strict=True):
+        operation = operations[index]
+        strength = operation.max_strength * magnitude / MAX_MAGNITUDE
+        image = operation.apply(image, sign * strength if operation.random_sign else strength)
     return image
 
 
@@ -68,23 +68,24 @@ def identity(image: np.ndarray, strength: float) -> np.ndarray:
 def auto_contrast(image: np.ndarray, strength: float) -> np.ndarray:
     """Stretches each channel to the levels 0 to 255, whatever the strength."""
     del strength
-    counts = _count(image)
+    counts = _histogram(image)
     low, high = np.argmax(counts > 0, axis=0), 255 - np.argmax(counts[::-1] > 0, axis=0)
     stretched = (_LEVELS[:, None] - low[None]) * (255 / np.maximum(high - low, 1))[None]
     return _look_up(image, np.where(high > low, stretched, _LEVELS[:, None]))
 
 
 def equalize(image: np.ndarray, strength: float) -> np.ndarray:
-    """Spreads the levels of each channel evenly, whatever the strength.
+    """Equalizes the histogram of each channel, whatever the strength.
 
-    A level goes to the share of darker pixels among those that are not the brightest.
+    A level becomes 255 times the number of darker pixels over the number of pixels that are not
+    of the brightest level.
     """
     del strength
-    counts = _count(image)
+    counts = _histogram(image)
     darker = np.cumsum(counts, axis=0) - counts
-    others = np.where(counts > 0, darker, 0).max(axis=0)
-    spread = 255 * darker / np.maximum(others, 1)[None]
-    return _look_up(image, np.where(others > 0, spread, _LEVELS[:, None]))
+    below_brightest = np.where(counts > 0, darker, 0).max(axis=0)
+    equalized = 255 * darker / np.maximum(below_brightest, 1)[None]
+    return _look_up(image, np.where(below_brightest > 0, equalized, _LEVELS[:, None]))
 
 
 def solarize(image: np.ndarray, strength: float) -> np.ndarray:
@@ -100,9 +101,9 @@ def posterize(image: np.ndarray, strength: float) -> np.ndarray:
 
 
 def color(image: np.ndarray, strength: float) -> np.ndarray:
-    """Makes colours fuller, or greyer where the strength is negative; -1 is grey."""
+    """Raises the saturation, or lowers it where the strength is negative; -1 is grey."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return _away_from(grey, image, strength)
+    return _extrapolate(grey, image, strength)
 
 
 def contrast(image: np.ndarray, strength: float) -> np.ndarray:
@@ -125,53 +126,54 @@ def sharpness(image: np.ndarray, strength: float) -> np.ndarray:
     kernel[1, 1] = 5
     blurred = image.copy()
     blurred[1:-1, 1:-1] = cv2.filter2D(image, -1, kernel / kernel.sum())[1:-1, 1:-1]
-    return _away_from(blurred, image, strength)
+    return _extrapolate(blurred, image, strength)
 
 
 def rotate(image: np.ndarray, strength: float) -> np.ndarray:
-    """Turns the image about its middle, `strength` degrees to the left."""
+    """Rotates the image about its centre, `strength` degrees anticlockwise."""
     height, width = image.shape[:2]
-    return _move(image, cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), strength, 1))
+    return _warp(image, cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), strength, 1))
 
 
 def shear_x(image: np.ndarray, strength: float) -> np.ndarray:
     """Shifts each row to the right, by `strength` times its distance from the top."""
-    return _move(image, np.array([[1, strength, 0], [0, 1, 0]], float))
+    return _warp(image, np.array([[1, strength, 0], [0, 1, 0]], float))
 
 
 def shear_y(image: np.ndarray, strength: float) -> np.ndarray:
     """Shifts each column down, by `strength` times its distance from the left."""
-    return _move(image, np.array([[1, 0, 0], [strength, 1, 0]], float))
+    return _warp(image, np.array([[1, 0, 0], [strength, 1, 0]], float))
 
 
 def translate_x(image: np.ndarray, strength: float) -> np.ndarray:
     """Shifts the image to the right, by `strength` times its width, to a whole pixel."""
-    return _move(image, np.array([[1, 0, round(strength * image.shape[1])], [0, 1, 0]], float))
+    return _warp(image, np.array([[1, 0, round(strength * image.shape[1])], [0, 1, 0]], float))
 
 
 def translate_y(image: np.ndarray, strength: float) -> np.ndarray:
     """Shifts the image down, by `strength` times its height, to a whole pixel."""
-    return _move(image, np.array([[1, 0, 0], [0, 1, round(strength * image.shape[0])]], float))
+    return _warp(image, np.array([[1, 0, 0], [0, 1, round(strength * image.shape[0])]], float))
 
 
-def _count(image: np.ndarray) -> np.ndarray:
-    """Returns how many pixels have each level, int[256, 3] by channel."""
+def _histogram(image: np.ndarray) -> np.ndarray:
+    """Returns the number of pixels of each level in each channel, int[256, 3]."""
     channels = image.reshape(-1, 3).T
     return np.stack([np.bincount(channel, minlength=256) for channel in channels], axis=1)
 
 
 def _look_up(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Replaces each level by that in a table [256], or [256, 3] by channel, rounded."""
+    """Maps each level by a table [256], or [256, 3] by channel, whose values are rounded."""
     table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
     return cv2.LUT(image, table.reshape(1, 256, -1))
 
 
-def _away_from(other: np.ndarray, image: np.ndarray, strength: float) -> np.ndarray:
-    return cv2.addWeighted(image, 1 + strength, other, -strength, 0)
+def _extrapolate(base: np.ndarray, image: np.ndarray, strength: float) -> np.ndarray:
+    """Returns image + strength (image - base)."""
+    return cv2.addWeighted(image, 1 + strength, base, -strength, 0)
 
 
-def _move(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Moves pixel (x, y) to float[2, 3] `matrix` (x, y, 1)."""
+def _warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Moves pixel (x, y) to `matrix` @ (x, y, 1); `matrix` is affine, float[2, 3]."""
     return cv2.warpAffine(image, matrix, image.shape[1::-1], borderValue=_GREY)
 
 
@@ -180,29 +182,29 @@ class Operation(NamedTuple):
 
     Attributes:
       apply: (uint8[H, W, 3], strength) -> uint8[H, W, 3].
-      strongest: the strength at the highest magnitude.
-      both_ways: whether the sign of the strength is drawn.
+      max_strength: the strength at the highest magnitude.
+      random_sign: whether the sign of the strength is random.
     """
 
     apply: Callable[[np.ndarray, float], np.ndarray]
-    strongest: float
-    both_ways: bool = False
+    max_strength: float
+    random_sign: bool = False
 
 
 OPERATIONS = {
     "identity": Operation(identity, 0),
     "auto_contrast": Operation(auto_contrast, 0),
     "equalize": Operation(equalize, 0),
-    "rotate": Operation(rotate, 30, both_ways=True),
+    "rotate": Operation(rotate, 30, random_sign=True),
     "solarize": Operation(solarize, 256),
-    "color": Operation(color, 0.9, both_ways=True),
+    "color": Operation(color, 0.9, random_sign=True),
     "posterize": Operation(posterize, 4),
-    "contrast": Operation(contrast, 0.9, both_ways=True),
-    "brightness": Operation(brightness, 0.9, both_ways=True),
-    "sharpness": Operation(sharpness, 0.9, both_ways=True),
-    "shear_x": Operation(shear_x, 0.3, both_ways=True),
-    "shear_y": Operation(shear_y, 0.3, both_ways=True),
-    # 150 pixels of AutoAugment's images of 331.
-    "translate_x": Operation(translate_x, 150 / 331, both_ways=True),
-    "translate_y": Operation(translate_y, 150 / 331, both_ways=True),
+    "contrast": Operation(contrast, 0.9, random_sign=True),
+    "brightness": Operation(brightness, 0.9, random_sign=True),
+    "sharpness": Operation(sharpness, 0.9, random_sign=True),
+    "shear_x": Operation(shear_x, 0.3, random_sign=True),
+    "shear_y": Operation(shear_y, 0.3, random_sign=True),
+    # AutoAugment's 150 pixels in images of 331 pixels.
+    "translate_x": Operation(translate_x, 150 / 331, random_sign=True),
+    "translate_y": Operation(translate_y, 150 / 331, random_sign=True),
 }

@@ -1,8 +1,7 @@
 """Random-access sources of labelled images.
 
-A source is named by one string: `digits`, or a path to a folder, a `.zip`, a `.tar` or
-a `.csv`. Opened, it is a `Source`: N images, encoded or as pixels, their labels and
-their names. Sources can be pickled, so that worker processes can read them.
+A `Source` is N images, encoded or as pixels, their labels and their names. Sources can be
+pickled, so that worker processes can read them. `splits.open_source` opens one by its name.
 """
 
 import abc
@@ -23,8 +22,9 @@ class Source(abc.ABC):
     Attributes:
       labels: int32[N], indices into `class_names`.
       class_names: L names.
-      names: N names for messages: paths, where the images are files.
-      origin: where the names are; `<origin>/<name>` is the same for the same image.
+      names: N names, unique in the source: paths, where the images are files.
+      origin: the folder, archive or dataset of the names. Two sources have the same image
+        where `<origin>/<name>` is the same.
     """
 
     labels: np.ndarray
@@ -40,17 +40,17 @@ class Source(abc.ABC):
         """Returns an encoded image file, or pixels uint8[H, W, 3]."""
 
     def select(self, indices: np.ndarray) -> "Source":
-        """Returns the source of some of the images, in the order given."""
+        """Returns the source of the images at `indices`, in that order."""
         names = [self.names[index] for index in indices]
         return dataclasses.replace(self, labels=self.labels[indices], names=names)
 
     def restrict(self, class_names: tuple[str, ...]) -> "Source":
-        """Returns the source of the images of some classes, which are numbered as given."""
-        position = {name: index for index, name in enumerate(class_names)}
-        numbers = np.array([position.get(name, -1) for name in self.class_names], np.int32)
-        labels = numbers[self.labels]
-        kept = self if (labels >= 0).all() else self.select(np.flatnonzero(labels >= 0))
-        return dataclasses.replace(kept, labels=labels[labels >= 0], class_names=class_names)
+        """Returns the source of the images of some classes; its labels index `class_names`."""
+        new_labels = {name: label for label, name in enumerate(class_names)}
+        relabel = np.array([new_labels.get(name, -1) for name in self.class_names], np.int32)
+        labels = relabel[self.labels]
+        subset = self if (labels >= 0).all() else self.select(np.flatnonzero(labels >= 0))
+        return dataclasses.replace(subset, labels=labels[labels >= 0], class_names=class_names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ArraySource(Source):
         return self.images[index]
 
     def select(self, indices: np.ndarray) -> "ArraySource":
-        """Returns the source of some of the images, in the order given."""
+        """Returns the source of the images at `indices`, in that order."""
         return dataclasses.replace(super().select(indices), images=self.images[indices])
 
 
@@ -103,13 +103,16 @@ def load_digits() -> ArraySource:
 
 
 def label_by_directory(store: Store, files: Sequence[str], depth: int) -> FileSource:
-    """Makes a source in which the directory `depth` levels down is the class."""
-    classes = [name.split("/")[depth] for name in files]
-    return label(store, files, classes)
+    """Returns a source of files; the directory `depth` levels below the root is the class."""
+    return label(store, files, [name.split("/")[depth] for name in files])
 
 
 def read_csv(path: pathlib.Path) -> FileSource:
-    """Reads `file,label` lines (with or without that header); files are relative to the CSV."""
+    """Reads `file,label` lines (with or without that header); files are relative to the CSV.
+
+    Raises:
+      InputError: if the CSV cannot be read or has another form, or a file is missing.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             rows = [row for row in csv.reader(lines) if row]
@@ -129,10 +132,19 @@ def read_csv(path: pathlib.Path) -> FileSource:
 
 
 def label(store: Store, files: Sequence[str], classes: Sequence[str]) -> FileSource:
-    """Makes a source of files whose classes are named."""
+    """Returns a source of files.
+
+    Args:
+      store: that has the files.
+      files: N paths in the store.
+      classes: N class names.
+
+    Raises:
+      InputError: if there are no files.
+    """
     if not files:
         raise InputError(f"There are no images in {store.root}.")
     class_names = tuple(sorted(set(classes)))
-    position = {name: index for index, name in enumerate(class_names)}
-    labels = np.array([position[name] for name in classes], np.int32)
+    label_of = {name: label for label, name in enumerate(class_names)}
+    labels = np.array([label_of[name] for name in classes], np.int32)
     return FileSource(store, labels, class_names, list(files))

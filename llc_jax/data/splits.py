@@ -1,4 +1,4 @@
-"""Which images train and which evaluate."""
+"""The split of a dataset into training and evaluation images."""
 
 import pathlib
 from typing import NamedTuple
@@ -20,8 +20,8 @@ class Splits(NamedTuple):
     Attributes:
       train: the training images.
       evaluation: the evaluation images; in retrieval, the queries.
-      database: what the queries search, where that is not the training images.
-      unseen: the images of classes that are kept from training.
+      database: the images that the queries search; None for the training images.
+      unseen: the images of the classes that are held out of training, or None.
     """
 
     train: Source
@@ -30,61 +30,68 @@ class Splits(NamedTuple):
     unseen: "Splits | None" = None
 
     def restrict(self, class_names: tuple[str, ...]) -> "Splits":
-        """Returns the images of some classes, which are numbered in the order given."""
+        """Returns the images of some classes; labels index `class_names`."""
         images = (self.train, self.evaluation, self.database)
-        return Splits(*(part and part.restrict(class_names) for part in images))
+        return Splits(*(source and source.restrict(class_names) for source in images))
 
 
 def open_splits(source: str, eval_source: str, *, holdout: float, seed: int) -> Splits:
     """Opens the data of a run.
 
-    A folder or archive that holds `train/<class>/` and one of `val/`, `validation/` or
-    `test/<class>/` is split so. One that holds `<class>/` directories, a CSV or
-    `digits` is split by chance, `holdout` of each class for evaluation, unless
-    `eval_source` names the evaluation images. A folder with ImageNet's original tars is
-    split as they are.
+    A folder or archive with `train/<class>/` and one of `val/`, `validation/` or
+    `test/<class>/` is split accordingly, and so is a folder with ImageNet's original tars. A
+    folder or archive of `<class>/` directories, a CSV or `digits` is split at random, `holdout`
+    of each class for evaluation, unless `eval_source` names the evaluation images.
 
     Args:
       source: "digits", "tfds:NAME" or "tfds:NAME:SPLIT", or a path to a folder, a .zip, a
         .tar or a .csv.
       eval_source: the same for the evaluation images alone, or "".
       holdout: fraction of each class kept for evaluation where the data has no split.
-      seed: of that choice.
+      seed: of the random split.
 
     Raises:
       InputError: if the data are missing, empty, of one class, or if evaluation
         has a class that training has not.
     """
-    opened = open_source(source)
+    data = open_source(source)
     if eval_source:
         evaluation = open_source(eval_source)
-        if isinstance(opened, Splits):
-            opened = opened.train
+        if isinstance(data, Splits):
+            data = data.train
         if isinstance(evaluation, Splits):
             evaluation = evaluation.evaluation
-        splits = Splits(opened, evaluation)
-    elif isinstance(opened, Splits):
-        splits = opened
+        splits = Splits(data, evaluation)
+    elif isinstance(data, Splits):
+        splits = data
     else:
-        splits = split_by_chance(opened, holdout, seed)
+        splits = split_at_random(data, holdout, seed)
     return _with_same_classes(splits, source)
 
 
-def split_by_chance(source: Source, holdout: float, seed: int) -> Splits:
-    """Keeps a fraction of every class, at least one image where it has two, for evaluation."""
+def split_at_random(source: Source, holdout: float, seed: int) -> Splits:
+    """Splits off a fraction of every class for evaluation: at least one image where it has two."""
     if not 0 < holdout < 1:
         raise InputError(f"data.holdout is a fraction between 0 and 1, not {holdout}.")
     rng = np.random.default_rng(seed)
-    kept = np.zeros(len(source), bool)
+    eval_mask = np.zeros(len(source), bool)
     for label in range(len(source.class_names)):
-        members = rng.permutation(np.flatnonzero(source.labels == label))
-        count = max(1, round(holdout * len(members))) if len(members) > 1 else 0
-        kept[members[:count]] = True
-    return Splits(source.select(np.flatnonzero(~kept)), source.select(np.flatnonzero(kept)))
+        of_class = rng.permutation(np.flatnonzero(source.labels == label))
+        count = max(1, round(holdout * len(of_class))) if len(of_class) > 1 else 0
+        eval_mask[of_class[:count]] = True
+    train, evaluation = np.flatnonzero(~eval_mask), np.flatnonzero(eval_mask)
+    return Splits(source.select(train), source.select(evaluation))
 
 
 def open_source(source: str) -> Source | Splits:
-    """Opens data as they are: in one part, or split; see `open_splits`."""
+    """Opens a dataset as it comes: as `Splits` where it is split, else as one source.
+
+    Args:
+      source: as for `open_splits`.
+
+    Raises:
+      InputError: if the data are missing, empty, or of a kind that cannot be read.
+    """
     if not source:
         raise InputError(
             "The config names no data: give a folder, a .zip, a .tar or a .csv, "
@@ -93,14 +100,14 @@ def open_source(source: str) -> Source | Splits:
     if source == "digits":
         return sources.load_digits()
     if source.startswith(tfds.PREFIX):
-        opened = tfds.open_dataset(source)
-        return opened[0] if len(opened) == 1 else Splits(*opened)
+        tfds_splits = tfds.open_dataset(source)
+        return tfds_splits[0] if len(tfds_splits) == 1 else Splits(*tfds_splits)
     path = pathlib.Path(source).expanduser()
     if not path.exists():
         raise InputError(
             f"There is no data at {path} (data.source: a folder, a .zip, a .tar or a .csv)."
         )
-    if imagenet.is_here(path):
+    if imagenet.has_tars(path):
         return Splits(*imagenet.open_tars(path))
     if path.is_dir():
         return _open_tree(Folder(path))
@@ -114,43 +121,38 @@ def open_source(source: str) -> Source | Splits:
 
 
 def _open_tree(store: Store) -> Source | Splits:
-    """Sorts the files of a tree into classes and, where it has them, splits."""
+    """Opens a tree of class directories, with or without directories of splits above them."""
     files = store.files()
     if not files:
         raise InputError(f"There are no images in {store.root}.")
-    parts = [name.split("/") for name in files]
+    paths = [name.split("/") for name in files]
     depth = 0
-    while all(len(p) > depth + 2 for p in parts) and len({p[depth] for p in parts}) == 1:
-        depth += 1  # A lone top folder, as archives have.
-    tops = {p[depth] for p in parts if len(p) > depth + 1}
-    evaluation = next((name for name in EVAL_FOLDERS if name in tops), None)
-    if TRAIN_FOLDER not in tops or evaluation is None:
-        return _by_class(store, files, depth, "<class>/<image>")
-    return Splits(
-        *(
-            _by_class(
-                store,
-                [name for name, p in zip(files, parts, strict=True) if p[depth] == split],
-                depth + 1,
-                f"{split}/<class>/<image>",
-            )
-            for split in (TRAIN_FOLDER, evaluation)
-        )
-    )
+    while all(len(path) > depth + 2 for path in paths) and len({p[depth] for p in paths}) == 1:
+        depth += 1  # Archives often have a single top-level folder.
+    folders = {path[depth] for path in paths if len(path) > depth + 1}
+    eval_folder = next((name for name in EVAL_FOLDERS if name in folders), None)
+    if TRAIN_FOLDER not in folders or eval_folder is None:
+        return _label_by_class_folder(store, files, depth, "<class>/<image>")
+    splits = []
+    for split in (TRAIN_FOLDER, eval_folder):
+        in_split = [name for name, p in zip(files, paths, strict=True) if p[depth] == split]
+        layout = f"{split}/<class>/<image>"
+        splits.append(_label_by_class_folder(store, in_split, depth + 1, layout))
+    return Splits(*splits)
 
 
-def _by_class(store: Store, files: list[str], depth: int, layout: str) -> Source:
-    stray = next((name for name in files if name.count("/") <= depth), None)
-    if stray is not None:
+def _label_by_class_folder(store: Store, files: list[str], depth: int, layout: str) -> Source:
+    unlabelled = next((name for name in files if name.count("/") <= depth), None)
+    if unlabelled is not None:
         raise InputError(
-            f"{store.root} has the image {stray} outside any class: expected {layout}, "
+            f"{store.root} has the image {unlabelled} outside any class: expected {layout}, "
             "one directory a class."
         )
     return sources.label_by_directory(store, files, depth)
 
 
 def _with_same_classes(splits: Splits, source: str) -> Splits:
-    """Checks the classes, and numbers the evaluation labels as in training."""
+    """Checks the classes, and makes the evaluation labels index the training classes."""
     train, evaluation = splits.train, splits.evaluation
     if len(train.class_names) < 2:
         raise InputError(

@@ -1,8 +1,8 @@
-"""Where files lie: in a folder, in a zip, or in a tar that is read in place.
+"""Stores of files: a folder, a zip, or a tar that is read in place.
 
-ImageNet comes as tars: `ILSVRC2012_img_train.tar` holds a tar for each class. A tar is read
-through once, for an index of where each file lies; the index is kept in the user's cache
-directory and used again while the archive has the same size and time.
+ImageNet comes as tars: `ILSVRC2012_img_train.tar` has a tar for each class. A tar is read
+through once, for an index of the offset and size of each file. The index is cached in the
+user's cache directory, and is valid while the archive has the same size and modification time.
 """
 
 import contextlib
@@ -34,13 +34,13 @@ class Folder:
 
     def files(self) -> list[str]:
         """Lists the image files, as sorted paths relative to the root; hidden ones are left out."""
-        found = []
-        walk = os.walk(self.root, onerror=_refuse, followlinks=True)
+        paths = []
+        walk = os.walk(self.root, onerror=_raise_input_error, followlinks=True)
         for directory, subdirectories, files in walk:
             subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-            inside = pathlib.Path(directory).relative_to(self.root)
-            found += [(inside / name).as_posix() for name in files if is_image(name)]
-        return sorted(found)
+            relative = pathlib.Path(directory).relative_to(self.root)
+            paths += [(relative / name).as_posix() for name in files if is_image(name)]
+        return sorted(paths)
 
     def read(self, name: str) -> bytes:
         """Returns the content of a file."""
@@ -51,7 +51,7 @@ class Folder:
 
 
 class Zip:
-    """Files in a zip archive, read in place. A lone top folder is looked through."""
+    """Files in a zip archive, read in place."""
 
     def __init__(self, root: pathlib.Path):
         self.root = root
@@ -66,7 +66,7 @@ class Zip:
     def files(self) -> list[str]:
         """Lists the image files, as sorted paths inside the archive."""
         names = self._archive.namelist()
-        return sorted(n for n in names if is_image(n) and not n.startswith("__MACOSX/"))
+        return sorted(name for name in names if is_image(name) and not name.startswith("__MACOSX/"))
 
     def read(self, name: str) -> bytes:
         """Returns the content of a member."""
@@ -77,14 +77,14 @@ class Zip:
 
 
 class Tar:
-    """Files in an uncompressed tar, and in the tars in it.
+    """Files in an uncompressed tar, and in the tars inside it.
 
-    What lies in an inner tar `n01440764.tar` has names such as `n01440764/a.JPEG`.
+    Files of an inner tar `n01440764.tar` have names such as `n01440764/a.JPEG`.
     """
 
     def __init__(self, root: pathlib.Path):
         self.root = root
-        index = _index(root)
+        index = _tar_index(root)
         self._names = index["names"].tolist()
         self._offsets, self._sizes = index["offsets"], index["sizes"]
         self._rows = {name: row for row, name in enumerate(self._names)}
@@ -125,15 +125,15 @@ def is_image(name: str) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def _refuse(error: OSError) -> None:
+def _raise_input_error(error: OSError) -> None:
     raise InputError(f"Cannot read {error.filename}: {error.strerror}.") from error
 
 
-def _index(root: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the names, offsets and sizes of the files in an archive."""
+def _tar_index(root: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the names, offsets and sizes of the files in a tar."""
 
-    def read_through() -> dict[str, np.ndarray]:
-        entries = list(_walk(root))
+    def compute() -> dict[str, np.ndarray]:
+        entries = list(_tar_entries(root))
         names, offsets, sizes = zip(*entries, strict=True) if entries else ((), (), ())
         return {
             "names": np.array(names, np.str_),
@@ -141,73 +141,79 @@ def _index(root: pathlib.Path) -> dict[str, np.ndarray]:
             "sizes": np.array(sizes, np.int64),
         }
 
-    return keep(str(root.resolve()), [root], read_through)
+    return cached(str(root.resolve()), [root], compute)
 
 
-def keep(
-    name: str, files: Iterable[pathlib.Path], make: Callable[[], dict[str, np.ndarray]]
+def cached(
+    key: str, files: Iterable[pathlib.Path], compute: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """Returns what `make` returns, from the cache while the files have the same size and time.
+    """Returns the result of `compute`, from a cache on disk where that is valid.
 
     Args:
-      name: what is kept under.
-      files: what it is made of.
-      make: makes it; called where there is none, or it is old or damaged.
+      key: of the cache entry.
+      files: on which the result depends. The entry is valid while they have the same sizes and
+        modification times.
+      compute: computes the result; called where the entry is missing, outdated or damaged.
     """
     try:
         status = [file.stat() for file in files]
     except OSError as error:
-        _refuse(error)
-    stamp = np.array([(one.st_size, one.st_mtime_ns) for one in status])
-    cached = _cache_file(name)
+        _raise_input_error(error)
+    stamp = np.array([(stat.st_size, stat.st_mtime_ns) for stat in status])
+    path = _cache_file(key)
     try:
-        with cached.open("rb") as file, np.load(file) as found:
-            if np.array_equal(found["stamp"], stamp):
-                return {key: found[key] for key in found if key != "stamp"}
+        with path.open("rb") as file, np.load(file) as entry:
+            if np.array_equal(entry["stamp"], stamp):
+                return {name: entry[name] for name in entry if name != "stamp"}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # There is none, or it is damaged: it is made anew.
-    made = make()
-    with contextlib.suppress(OSError):  # Where nothing can be kept, it is made again.
-        write_arrays(cached, {"stamp": stamp, **made})
-    return made
+        pass  # The entry is missing or damaged.
+    result = compute()
+    with contextlib.suppress(OSError):  # The cache directory may not be writable.
+        write_arrays(path, {"stamp": stamp, **result})
+    return result
 
 
-def _cache_file(name: str) -> pathlib.Path:
+def _cache_file(key: str) -> pathlib.Path:
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-    return pathlib.Path(base) / "llc_jax" / f"{pathlib.PurePath(name).stem}.{digest}.npz"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return pathlib.Path(base) / "llc_jax" / f"{pathlib.PurePath(key).stem}.{digest}.npz"
 
 
-def _walk(root: pathlib.Path) -> Iterator[tuple[str, int, int]]:
-    """Yields the name, the offset in the archive and the size of each file."""
+def _tar_entries(root: pathlib.Path) -> Iterator[tuple[str, int, int]]:
+    """Yields the name, offset and size of each file in a tar and in the tars inside it."""
     with root.open("rb") as archive:
-        for name, start, length in _members(archive, 0, root.stat().st_size, root):
+        for name, offset, size in _tar_members(archive, 0, root.stat().st_size, root):
             if name.endswith(".tar"):
-                for inner, offset, inner_length in _members(archive, start, length, root):
-                    yield f"{name.removesuffix('.tar')}/{inner}", offset, inner_length
+                inner_members = _tar_members(archive, offset, size, root)
+                for inner_name, inner_offset, inner_size in inner_members:
+                    yield f"{name.removesuffix('.tar')}/{inner_name}", inner_offset, inner_size
             else:
-                yield name, start, length
+                yield name, offset, size
 
 
-def _members(
+def _tar_members(
     archive: io.BufferedReader, start: int, length: int, root: pathlib.Path
 ) -> Iterator[tuple[str, int, int]]:
-    """Yields the files of the tar in a part of the archive; offsets are the archive's."""
+    """Yields the files of the tar at bytes `start` to `start + length` of the archive.
+
+    Yields:
+      The name, the offset from the beginning of the archive, and the size of each file.
+    """
     try:
-        with tarfile.open(fileobj=_Part(archive, start, length), mode="r:") as tar:
+        with tarfile.open(fileobj=_FileSlice(archive, start, length), mode="r:") as tar:
             for member in tar:
                 if not member.isfile():
                     continue
                 if member.offset_data + member.size > length:
                     raise tarfile.ReadError("it is cut short")
                 yield member.name.removeprefix("./"), start + member.offset_data, member.size
-                tar.members = []  # tarfile keeps all that it has seen.
+                tar.members = []  # tarfile would keep every member in memory.
     except (tarfile.TarError, OSError) as error:
         raise InputError(f"{root} is not a whole, uncompressed tar: {error}.") from error
 
 
-class _Part(io.RawIOBase):
-    """Some bytes of a file, as a file."""
+class _FileSlice(io.RawIOBase):
+    """The bytes `start` to `start + length` of a file, as a file."""
 
     def __init__(self, file: io.BufferedReader, start: int, length: int):
         self._file, self._start, self._length, self._position = file, start, length, 0
@@ -227,9 +233,9 @@ class _Part(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer) -> int:
-        left = max(0, self._length - self._position)
+        remaining = max(0, self._length - self._position)
         self._file.seek(self._start + self._position)
-        content = self._file.read(min(len(buffer), left))
+        content = self._file.read(min(len(buffer), remaining))
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)

@@ -20,8 +20,8 @@ PREFIX = "tfds:"
 FORMAT = "array_record"
 TRAIN, EVALUATION = "train", ("validation", "test")
 
-# Features that name an image, in the order of preference.
-_NAMES = ("file_name", "filename", "id")
+# Features that can name an image, in the order of preference.
+_NAME_KEYS = ("file_name", "filename", "id")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,8 @@ class TfdsSource(Source):
 
     Attributes:
       directory: of the dataset's version.
-      split: as TFDS spells it.
-      records: int64[N], which records of the split.
+      split: in TFDS's notation.
+      records: int64[N], the indices of the images' records in the split.
     """
 
     directory: str
@@ -48,45 +48,46 @@ class TfdsSource(Source):
 
     def read(self, index: int) -> bytes:
         """Returns an encoded image file."""
-        records, image, _ = _open_records(self.directory, self.split)
-        return records[int(self.records[index])][image]
+        records, image_key, _ = _open_records(self.directory, self.split)
+        return records[int(self.records[index])][image_key]
 
     def select(self, indices: np.ndarray) -> "TfdsSource":
-        """Returns the source of some of the images, in the order given."""
+        """Returns the source of the images at `indices`, in that order."""
         return dataclasses.replace(super().select(indices), records=self.records[indices])
 
 
-def open_dataset(given: str) -> list[TfdsSource]:
+def open_dataset(spec: str) -> list[TfdsSource]:
     """Opens `tfds:NAME` or `tfds:NAME:SPLIT`.
 
     Returns:
-      The source of the split; of all that are named, training and evaluation. Where the
-      dataset names its files, by class and then by file name, as in a folder.
+      The source of SPLIT, or without it those of the training and the evaluation split. Where
+      the dataset has file names, images are ordered by class and then by file name, as in a
+      folder.
 
     Raises:
       InputError: if there is no such dataset or split, it is not prepared, not as
         ArrayRecord, or does not classify images.
     """
-    name, _, split = given.removeprefix(PREFIX).partition(":")
+    name, _, split = spec.removeprefix(PREFIX).partition(":")
     builder = array_record_builder(name)
-    there = list(builder.info.splits)
+    available = list(builder.info.splits)
     if split:
-        wanted = [split]
+        splits = [split]
     else:
-        wanted = [TRAIN, next((one for one in EVALUATION if one in there), None)]
-        if TRAIN not in there or None in wanted:
+        splits = [TRAIN, next((split for split in EVALUATION if split in available), None)]
+        if TRAIN not in available or None in splits:
             raise InputError(
-                f"{given} has the splits {', '.join(there)}: name one for training as "
+                f"{spec} has the splits {', '.join(available)}: name one for training as "
                 f"{PREFIX}{name}:SPLIT, and one for evaluation as config.data.eval_source."
             )
-    return [_open_split(str(builder.data_path), one, given) for one in wanted]
+    return [_open_split(str(builder.data_path), split, spec) for split in splits]
 
 
 def array_record_builder(name: str):
     """Returns TFDS's builder of a dataset that is prepared as ArrayRecord.
 
     Raises:
-      InputError: if there is no such dataset, or it is not prepared so.
+      InputError: if there is no such dataset, or it is not prepared as ArrayRecord.
     """
     import tensorflow_datasets as tfds
 
@@ -110,18 +111,18 @@ def prepared_builder(name: str):
     builder = declared_builder(name)
     path = pathlib.Path(builder.data_path)
     if not path.is_dir():
-        others = sorted(other.name for other in path.parent.glob("*.*.*"))
-        if others:
+        versions = sorted(version.name for version in path.parent.glob("*.*.*"))
+        if versions:
             raise InputError(
-                f"The dataset {name!r} is prepared as version {', '.join(others)}, and the "
-                f"tensorflow-datasets here makes {path.name}: prepare it anew, or install one that "
-                f"makes {others[-1]}."
+                f"The dataset {name!r} is prepared as version {', '.join(versions)}, and the "
+                f"installed tensorflow-datasets makes {path.name}: prepare it again, or install "
+                f"a tensorflow-datasets that makes {versions[-1]}."
             )
-        how = "`llc prepare imagenet FOLDER` does it"
+        remedy = "`llc prepare imagenet FOLDER` does it"
         if builder.name != "imagenet2012":
-            how = f'prepare it with file_format="{FORMAT}"'
-        raise InputError(f"The dataset {name!r} is not prepared: there is no {path}; {how}.")
-    # The builder that a name gives does not read of alternative formats; this one does.
+            remedy = f'prepare it with file_format="{FORMAT}"'
+        raise InputError(f"The dataset {name!r} is not prepared: there is no {path}; {remedy}.")
+    # `tfds.builder` does not read the alternative formats of a dataset; this does.
     return tfds.builder_from_directory(path)
 
 
@@ -140,7 +141,7 @@ def declared_builder(name: str):
         raise InputError(f"TFDS has no dataset {name!r}: {reason}") from error
 
 
-def _open_split(directory: str, split: str, given: str) -> TfdsSource:
+def _open_split(directory: str, split: str, spec: str) -> TfdsSource:
     import tensorflow_datasets as tfds
 
     info = _open_directory(directory).info
@@ -148,41 +149,41 @@ def _open_split(directory: str, split: str, given: str) -> TfdsSource:
         files = [file.filename for file in info.splits[split].file_instructions]
     except (ValueError, KeyError) as error:
         raise InputError(
-            f"{given} has no split {split!r}; it has {', '.join(info.splits)}."
+            f"{spec} has no split {split!r}; it has {', '.join(info.splits)}."
         ) from error
-    image, label = info.supervised_keys or ("image", "label")
+    image_key, label_key = info.supervised_keys or ("image", "label")
     features = dict(info.features)
-    classes = getattr(features.get(label), "names", None)
-    if not isinstance(features.get(image), tfds.features.Image) or not classes:
-        raise InputError(f"{given} has no images with one class each.")
+    classes = getattr(features.get(label_key), "names", None)
+    if not isinstance(features.get(image_key), tfds.features.Image) or not classes:
+        raise InputError(f"{spec} has no images with one class each.")
 
-    key = next((key for key in _NAMES if key in features), None)
+    name_key = next((key for key in _NAME_KEYS if key in features), None)
 
-    def read_through() -> dict[str, np.ndarray]:
-        records, _, label = _open_records(directory, split)
+    def read_labels_and_names() -> dict[str, np.ndarray]:
+        records, _, label_key = _open_records(directory, split)
         labels, names = [], []
-        for number in range(len(records)):
-            record = records[number]
-            labels.append(record[label])
-            names.append(record[key].decode() if key else f"{split}[{number}]")
+        for index in range(len(records)):
+            record = records[index]
+            labels.append(record[label_key])
+            names.append(record[name_key].decode() if name_key else f"{split}[{index}]")
         return {"labels": np.array(labels, np.int32), "names": np.array(names, np.str_)}
 
     paths = [pathlib.Path(file) for file in files]
-    index = stores.keep(f"{directory}:{split}", paths, read_through)
-    labels, names = index["labels"], index["names"]
-    order = np.lexsort((names, labels)) if key else np.arange(len(labels))
+    columns = stores.cached(f"{directory}:{split}", paths, read_labels_and_names)
+    labels, names = columns["labels"], columns["names"]
+    order = np.lexsort((names, labels)) if name_key else np.arange(len(labels))
     return TfdsSource(directory, split, order, labels[order], tuple(classes), names[order].tolist())
 
 
 @functools.lru_cache(maxsize=8)
 def _open_records(directory: str, split: str):
-    """Returns the records of a split, and the names of their image and their label."""
+    """Returns the records of a split, and the keys of their image and their label."""
     import tensorflow_datasets as tfds
 
     builder = _open_directory(directory)
-    image, label = builder.info.supervised_keys or ("image", "label")
-    skip = {image: tfds.decode.SkipDecoding()}
-    return builder.as_data_source(split=split, decoders=skip), image, label
+    image_key, label_key = builder.info.supervised_keys or ("image", "label")
+    decoders = {image_key: tfds.decode.SkipDecoding()}
+    return builder.as_data_source(split=split, decoders=decoders), image_key, label_key
 
 
 def _open_directory(directory: str):
@@ -191,6 +192,6 @@ def _open_directory(directory: str):
 
     builder = tfds.builder_from_directory(directory)
     if builder.info.file_format != tfds.core.FileFormat(FORMAT):
-        # It is an alternative format; `builder_from_directory` cannot be asked for one.
+        # `builder_from_directory` chooses the main format; ArrayRecord is an alternative here.
         builder.info.set_file_format(FORMAT, override=True, override_if_initialized=True)
     return builder

@@ -1,7 +1,7 @@
 """From image files to uint8 pixels of one size: decode, crop, resize, flip.
 
-No JAX: these run in worker processes, one image at a time. What is
-random takes its generator as an argument.
+Nothing here uses JAX: it runs in worker processes, one image at a time. Random functions take
+their generator as an argument.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import numpy as np
 from llc_jax.data import jpeg, randaugment
 from llc_jax.errors import InputError
 
-# What cannot be decoded is raised as one error here; OpenCV's own log repeats it.
+# `decode` raises an error for what cannot be decoded, which OpenCV's own log would repeat.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
@@ -28,13 +28,13 @@ def decode(image: bytes | np.ndarray, name: str, *, exif_orientation: bool = Tru
     """Decodes an image file to RGB; pixels pass through.
 
     Grey, palette, CMYK and 16-bit images become 8-bit RGB, transparency is dropped,
-    and of an animation the first frame counts.
+    and an animation gives its first frame.
 
     Args:
       image: the content of a file, or uint8[H, W, 3].
       name: of the image, for the error.
-      exif_orientation: whether to turn the image upright as its EXIF data says.
-        TFDS and torchvision do not, so neither do the ImageNet results.
+      exif_orientation: whether to apply the orientation in the EXIF data. TFDS and torchvision
+        do not, and neither do the configs for ImageNet.
 
     Returns:
       uint8[H, W, 3].
@@ -69,9 +69,8 @@ def center_crop(image: np.ndarray, size: int, crop_fraction: float) -> np.ndarra
 
     Args:
       image: uint8[H, W, 3].
-      size: side of the result, in pixels.
-      crop_fraction: 0.875 is the usual 256 then 224; an image that already has the
-        size comes back as it is.
+      size: side of the result, in pixels. An image that already has it is returned unchanged.
+      crop_fraction: 0.875 is the usual resize to 256 and crop to 224.
 
     Returns:
       uint8[size, size, 3].
@@ -87,7 +86,7 @@ def center_crop(image: np.ndarray, size: int, crop_fraction: float) -> np.ndarra
 
 
 class Box(NamedTuple):
-    """A part of an image, in pixels."""
+    """A rectangle of an image, in pixels."""
 
     top: int
     left: int
@@ -103,16 +102,16 @@ def random_box(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Box:
-    """Draws a random part of random aspect, as GoogLeNet's training did.
+    """Draws a box of random area and aspect ratio, as in GoogLeNet's training.
 
     Args:
       height, width: of the image, in pixels.
-      rng: where the randomness comes from.
-      scale: the part's area as a fraction of the image's, least and most.
-      ratio: the part's width over its height, least and most, drawn log-uniformly.
+      rng: draws the box.
+      scale: range of the box's area, as a fraction of the image's.
+      ratio: range of the box's width over its height, which is drawn log-uniformly.
 
     Returns:
-      The part; the middle square where ten draws do not fit.
+      The box; the central square where none of ten draws fits into the image.
     """
     for _ in range(10):
         area = rng.uniform(*scale) * height * width
@@ -133,21 +132,21 @@ def decode_box(
     *,
     exif_orientation: bool = True,
 ) -> np.ndarray:
-    """Decodes a part of an image; of a JPEG, no row below it.
+    """Decodes a box of an image; of a JPEG, no row below it.
 
     Args:
       image, name, exif_orientation: as for `decode`.
-      choose: height and width of the image -> the part.
+      choose: height and width of the image -> the box.
 
     Returns:
-      uint8[the part's height, its width, 3].
+      uint8[height of the box, width of the box, 3].
 
     Raises:
-      InputError: as `decode` does. Damage that begins below the part can go unseen.
+      InputError: as `decode` does. Damage below the box can go unnoticed.
     """
     header = jpeg.read_header(image) if isinstance(image, bytes) else None
     pixels = None
-    if header is not None and not (header.exif and exif_orientation):
+    if header is not None and not (header.has_exif and exif_orientation):
         box = choose(header.height, header.width)
         pixels = jpeg.decode_top(image, header, box.top + box.height)
     if pixels is None:
@@ -162,14 +161,24 @@ def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _resize(image: np.ndarray, height: int, width: int, average_beyond: float = 1.0) -> np.ndarray:
-    """Resizes; averages when the sides shrink by more than a factor, so that nothing aliases."""
-    shrinks = math.sqrt(image.shape[0] * image.shape[1] / (height * width))
-    method = cv2.INTER_AREA if shrinks > average_beyond else cv2.INTER_LINEAR
+    """Resizes an image.
+
+    Args:
+      image: uint8[H, W, 3].
+      height, width: of the result, in pixels.
+      average_beyond: the factor of shrinking beyond which pixels are averaged by area, against
+        aliasing; up to it, interpolation is bilinear.
+
+    Returns:
+      uint8[height, width, 3].
+    """
+    factor = math.sqrt(image.shape[0] * image.shape[1] / (height * width))
+    method = cv2.INTER_AREA if factor > average_beyond else cv2.INTER_LINEAR
     return cv2.resize(image, (width, height), interpolation=method)
 
 
 class Transform(Protocol):
-    """From an image to uint8[size, size, 3]; it can be pickled."""
+    """Maps an image to uint8[size, size, 3]; can be pickled."""
 
     size: int
 
@@ -181,7 +190,7 @@ class Transform(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Crop(Transform):
-    """The middle of the image: evaluation."""
+    """The centre crop of evaluation; the fields are as in `center_crop` and `decode`."""
 
     size: int
     crop_fraction: float = 0.875
@@ -195,15 +204,15 @@ class Crop(Transform):
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop(Transform):
-    """A random part of the image, mirrored half the time: training.
+    """The random crop, flip and RandAugment of training.
 
     Attributes:
       size: side of the result, in pixels.
       exif_orientation: as in `decode`.
       scale: as in `random_box`.
       flip: whether to mirror left to right, with probability 1/2.
-      randaugment: layers and magnitude of `randaugment.randaugment`, which comes last
-        and leaves what is drawn before it as it is; None for none.
+      randaugment: layers and magnitude of `randaugment.randaugment`, or None. It is drawn
+        last, so crop and flip are the same with and without it.
     """
 
     size: int
@@ -222,7 +231,8 @@ class RandomCrop(Transform):
         """Decodes and crops an image."""
         draw = functools.partial(random_box, rng=rng, scale=self.scale)
         pixels = decode_box(image, name, draw, exif_orientation=self.exif_orientation)
-        # Up to a half, four neighbours say enough, at a fifth of the time of an average.
+        # When shrinking to no less than a half, bilinear interpolation uses nearly all pixels,
+        # and takes a fifth of the time of averaging.
         pixels = _resize(pixels, self.size, self.size, average_beyond=2)
         pixels = random_flip(pixels, rng) if self.flip else pixels
         if self.randaugment is None:

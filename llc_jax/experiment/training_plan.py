@@ -18,7 +18,7 @@ from llc_jax.training import optimizer
 from llc_jax.training import state as states
 from llc_jax.training import step as steps
 from llc_jax.training.loop import Timetable, Training
-from llc_jax.training.objectives import OBJECTIVES, Figures
+from llc_jax.training.objectives import OBJECTIVES, Metrics
 
 
 def plan_training(
@@ -93,7 +93,7 @@ def check_training(stage: StageConfig, where: str) -> None:
     choose(stage.optimizer.schedule, optimizer.SCHEDULES, f"{where}.optimizer.schedule")
 
 
-def _bind_objective(stage: StageConfig, prefixes: Sequence[int] = ()) -> Callable[..., Figures]:
+def _bind_objective(stage: StageConfig, prefixes: Sequence[int] = ()) -> Callable[..., Metrics]:
     """Returns the function that a stage minimises, with its options."""
     options = dict(stage.objective)
     name = options.pop("name")

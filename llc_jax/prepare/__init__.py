@@ -1,1 +1,1 @@
-"""Making data ready, once, before any run: what `llc prepare` does."""
+"""Preparation of data, once, before any run: the commands of `llc prepare`."""

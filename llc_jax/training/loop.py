@@ -112,7 +112,7 @@ class Training:
         """
         state = states.create_on(self.replicated, self.create)
         if weights is not None:
-            state = states.adopt(state, jax.device_put(weights, self.replicated))
+            state = states.warm_start(state, jax.device_put(weights, self.replicated))
         if latent is not None and "latent" in state["params"]["head"]:
             head = state["params"]["head"] | {"latent": jax.device_put(latent, self.replicated)}
             state = state | {"params": state["params"] | {"head": head}}

@@ -15,7 +15,7 @@ def test_every_image_is_one_of_its_shifts():
     batch = images()
     shifted = np.asarray(pad_crop_flip(jax.random.key(0), batch, pad=2, flip=True))
     assert shifted.dtype == np.uint8
-    found = set()
+    shifts = set()
     for image, result in zip(batch, shifted, strict=True):
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
         matches = [
@@ -26,8 +26,8 @@ def test_every_image_is_one_of_its_shifts():
             if (padded[top : top + 8, left : left + 8][:, :: -1 if mirrored else 1] == result).all()
         ]
         assert len(matches) == 1
-        found.add(matches[0])
-    assert len(found) > 30
+        shifts.add(matches[0])
+    assert len(shifts) > 30
 
 
 def test_nothing_to_do_changes_nothing():

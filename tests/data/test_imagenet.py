@@ -26,12 +26,12 @@ def sources(tmp_path_factory):
     for number, name in enumerate(CLASSES, start=1):
         files = {f"{name}_{i}.JPEG": next(contents) for i in (12, 3)}
         train[f"{name}.tar"] = writing.tar_bytes(files)
-        of_evaluation = {f"ILSVRC2012_val_{number:08}.JPEG": next(contents)}
-        evaluation |= of_evaluation
-        for split, some in (("train", files), ("validation", of_evaluation)):
+        eval_files = {f"ILSVRC2012_val_{number:08}.JPEG": next(contents)}
+        evaluation |= eval_files
+        for split, split_files in (("train", files), ("validation", eval_files)):
             folder = root / "unpacked" / split / name
             folder.mkdir(parents=True)
-            for file, content in some.items():
+            for file, content in split_files.items():
                 (folder / file).write_bytes(content)
     tars = root / "tars"
     tars.mkdir()
@@ -57,7 +57,7 @@ def prepare(root):
 @pytest.fixture(autouse=True)
 def environment(sources, tmp_path, monkeypatch):
     counts = {imagenet.TRAIN_TAR: (TRAIN, 4), imagenet.EVAL_TAR: (EVALUATION, 4)}
-    monkeypatch.setattr(imagenet, "WHOLE", counts)
+    monkeypatch.setattr(imagenet, "COUNTS", counts)
     root = pathlib.Path(sources["folder"]).parent
     monkeypatch.setenv("TFDS_DATA_DIR", str(root / "tfds"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -70,8 +70,8 @@ def open_splits(source):
 
 def train_batches(source, *, steps=range(STEPS), rows=range(BATCH), workers=0):
     images = pipeline.Streamed(source, RandomCrop(32), workers)
-    part = pipeline.ProcessShard(BATCH, np.array(rows))
-    return list(pipeline.train_batches(images, part, steps, seed=3))
+    shard = pipeline.ProcessShard(BATCH, np.array(rows))
+    return list(pipeline.train_batches(images, shard, steps, seed=3))
 
 
 def eval_batches(source):
@@ -79,27 +79,29 @@ def eval_batches(source):
     return list(pipeline.eval_batches(images, pipeline.ProcessShard(3, np.arange(3))))
 
 
-def assert_same(found, expected):
-    for mine, other in zip(found, expected, strict=True):
+def assert_same(batches, expected):
+    for batch, other in zip(batches, expected, strict=True):
         for key, value in other.items():
-            np.testing.assert_array_equal(mine[key], value)
+            np.testing.assert_array_equal(batch[key], value)
+
+
+def file_names(source):
+    return [pathlib.PurePath(name).name for name in source.names]
 
 
 def test_all_sources_give_the_same(sources):
     opened = {kind: open_splits(source) for kind, source in sources.items()}
     for split, images in (("train", TRAIN), ("evaluation", EVALUATION)):
-        parts = [getattr(one, split) for one in opened.values()]
-        assert all(part.class_names == tuple(sorted(CLASSES)) for part in parts)
-        assert all(len(part) == images for part in parts)
-        files = [[pathlib.PurePath(name).name for name in part.names] for part in parts]
-        assert files[0] == files[1] == files[2]
-        for part in parts[1:]:
-            np.testing.assert_array_equal(part.labels, parts[0].labels)
-            assert [part.read(i) for i in range(images)] == [
-                parts[0].read(i) for i in range(images)
-            ]
-            assert_same(train_batches(part), train_batches(parts[0]))
-            assert_same(eval_batches(part), eval_batches(parts[0]))
+        first, *others = [getattr(kind, split) for kind in opened.values()]
+        assert first.class_names == tuple(sorted(CLASSES))
+        assert len(first) == images
+        for other in others:
+            assert other.class_names == first.class_names
+            assert file_names(other) == file_names(first)
+            np.testing.assert_array_equal(other.labels, first.labels)
+            assert [other.read(i) for i in range(images)] == [first.read(i) for i in range(images)]
+            assert_same(train_batches(other), train_batches(first))
+            assert_same(eval_batches(other), eval_batches(first))
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
@@ -119,7 +121,7 @@ def test_every_image_once_an_epoch(sources, processes):
 
 
 @pytest.mark.parametrize(("kind", "workers"), [("tar", 0), ("tar", 2), ("tfds", 2)])
-def test_what_is_left_of_a_broken_run_is_the_same(sources, kind, workers):
+def test_an_interrupted_run_continues_with_the_same_batches(sources, kind, workers):
     train = open_splits(sources[kind]).train
     unbroken = train_batches(train)
     starts = range(STEPS) if workers == 0 else [3]
@@ -135,8 +137,8 @@ def test_a_missing_tar(sources, tmp_path):
 
 
 def test_too_few_images(sources, monkeypatch):
-    whole = {imagenet.TRAIN_TAR: (1_281_167, 1000), imagenet.EVAL_TAR: (50_000, 1000)}
-    monkeypatch.setattr(imagenet, "WHOLE", whole)
+    counts = {imagenet.TRAIN_TAR: (1_281_167, 1000), imagenet.EVAL_TAR: (50_000, 1000)}
+    monkeypatch.setattr(imagenet, "COUNTS", counts)
     with pytest.raises(InputError, match="holds 8 images of 4 classes, not 1,281,167 of 1,000"):
         open_splits(sources["tar"])
 

@@ -44,7 +44,7 @@ def test_the_upper_rows_are_those_of_the_whole_image(options, shape, capfd):
     assert (header.height, header.width) == shape
     for rows in {1, 7, 8, 15, 16, 17, 33, shape[0] // 2, shape[0] - 1, shape[0]}:
         top = jpeg.decode_top(content, header, rows)
-        assert len(top) <= max(rows + 2 * header.unit, 16)
+        assert len(top) <= max(rows + 2 * header.mcu_height, 16)
         np.testing.assert_array_equal(top[:rows], whole[:rows])
     assert capfd.readouterr().err == ""
 
@@ -60,9 +60,9 @@ def test_other_files_have_no_header():
     whole = encoded(image)
     png = io.BytesIO()
     image.save(png, "PNG")
-    others = (png.getvalue(), encoded(image.convert("CMYK")), b"", b"\xff\xd8\xff\xd9")
+    other_files = (png.getvalue(), encoded(image.convert("CMYK")), b"", b"\xff\xd8\xff\xd9")
     cut_short = (whole[:-2], whole[:40], whole[: len(whole) // 2])
-    for content in (*others, *cut_short):
+    for content in (*other_files, *cut_short):
         assert jpeg.read_header(content) is None
 
 

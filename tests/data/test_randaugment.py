@@ -7,7 +7,7 @@ from llc_jax.data import randaugment, transforms
 from llc_jax.data.randaugment import OPERATIONS
 from llc_jax.errors import InputError
 
-ALWAYS_WHOLE = {"auto_contrast", "equalize"}
+NO_STRENGTH = {"auto_contrast", "equalize"}
 SHIFTS = {"translate_x", "translate_y"}
 STRENGTHS = (-0.9, -0.4, 0.3, 0.9)
 
@@ -29,17 +29,17 @@ def test_there_are_the_14_operations_of_the_paper():
     assert len(OPERATIONS) == 14
 
 
-@pytest.mark.parametrize("name", sorted(OPERATIONS.keys() - ALWAYS_WHOLE))
+@pytest.mark.parametrize("name", sorted(OPERATIONS.keys() - NO_STRENGTH))
 def test_no_strength_is_no_change(name):
     image = photo()
     np.testing.assert_array_equal(OPERATIONS[name].apply(image, 0), image)
 
 
-@pytest.mark.parametrize("name", sorted(OPERATIONS.keys() - ALWAYS_WHOLE - SHIFTS - {"identity"}))
+@pytest.mark.parametrize("name", sorted(OPERATIONS.keys() - NO_STRENGTH - SHIFTS - {"identity"}))
 def test_what_is_stronger_changes_more(name):
     operation, image = OPERATIONS[name], photo()
     changes = [
-        np.abs(operation.apply(image, operation.strongest * share).astype(int) - image).mean()
+        np.abs(operation.apply(image, operation.max_strength * share).astype(int) - image).mean()
         for share in (0, 0.25, 0.5, 0.75, 1)
     ]
     assert (np.diff(changes) > 0).all()
@@ -51,10 +51,10 @@ def test_takes_images_of_one_colour_and_of_one_pixel_and_leaves_them_alone(name,
     operation = OPERATIONS[name]
     for shape in ((12, 7, 3), (1, 1, 3)):
         image = np.full(shape, level, np.uint8)
-        changed = operation.apply(image, operation.strongest)
+        changed = operation.apply(image, operation.max_strength)
         assert (changed.shape, changed.dtype) == (shape, np.uint8)
         assert (image == level).all()
-        if name in ALWAYS_WHOLE:
+        if name in NO_STRENGTH:
             np.testing.assert_array_equal(changed, image)
 
 
@@ -127,32 +127,34 @@ def test_shifts_by_whole_pixels_and_grey_comes_in():
     assert (up[-10:] == 128).all()
 
 
-def test_draws_every_operation_equally_often_and_both_ways(monkeypatch):
+def test_draws_every_operation_equally_often_and_with_both_signs(monkeypatch):
     drawn = []
     for name, operation in OPERATIONS.items():
 
-        def note(image, strength, name=name):
+        def record(image, strength, name=name):
             drawn.append((name, strength))
             return image
 
-        monkeypatch.setitem(OPERATIONS, name, operation._replace(apply=note))
+        monkeypatch.setitem(OPERATIONS, name, operation._replace(apply=record))
     rng = np.random.default_rng(0)
     for _ in range(2000):
         randaugment.randaugment(photo(4, 4), rng, layers=3, magnitude=5)
     assert len(drawn) == 6000
     for name, operation in OPERATIONS.items():
-        strengths = [strength for other, strength in drawn if other == name]
+        strengths = [strength for drawn_name, strength in drawn if drawn_name == name]
         assert 350 < len(strengths) < 510
-        half = operation.strongest / 2
-        assert set(strengths) == ({-half, half} if operation.both_ways else {half})
+        half = operation.max_strength / 2
+        assert set(strengths) == ({-half, half} if operation.random_sign else {half})
 
 
 def test_comes_after_the_crop_which_stays_the_same(monkeypatch):
     image = photo(300, 400)
-    crop, changing = transforms.RandomCrop(64), transforms.RandomCrop(64, randaugment=(2, 9))
+    crop, augmenting = transforms.RandomCrop(64), transforms.RandomCrop(64, randaugment=(2, 9))
     monkeypatch.setattr(randaugment, "randaugment", lambda pixels, rng, **options: pixels)
     for seed in range(5):
-        pixels, same = (each(image, "x", np.random.default_rng(seed)) for each in (crop, changing))
+        pixels, same = (
+            transform(image, "x", np.random.default_rng(seed)) for transform in (crop, augmenting)
+        )
         np.testing.assert_array_equal(pixels, same)
 
 

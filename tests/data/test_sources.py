@@ -87,7 +87,7 @@ def test_a_csv(tmp_path):
     (tmp_path / "test.csv").write_text("images/3.png,a\n\nother/4.png,a\n")
     train, evaluation, *_ = open_splits(tmp_path / "train.csv", tmp_path / "test.csv")
     assert describe(train) == [("images/1.png", "b"), ("images/2.png", "a")]
-    # The class that evaluation lacks keeps its number.
+    # The class without evaluation images keeps its label.
     assert evaluation.class_names == ("a", "b")
     assert evaluation.labels.tolist() == [0, 0]
 

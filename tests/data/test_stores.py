@@ -20,15 +20,15 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def nested(tmp_path):
-    """A tar with two tars in it, and what they hold."""
-    inside = {
+    """A tar with two tars in it, and the contents of their files."""
+    tars = {
         "n02": {"n02_9.JPEG": b"nine", "n02_1.JPEG": b"one" * 1000},
         "n01": {"n01_5.JPEG": b"", "n01_4.JPEG": b"four"},
     }
     path = tmp_path / "all.tar"
-    path.write_bytes(tar_bytes({f"{name}.tar": tar_bytes(files) for name, files in inside.items()}))
+    path.write_bytes(tar_bytes({f"{name}.tar": tar_bytes(files) for name, files in tars.items()}))
     return path, {
-        f"{name}/{file}": v for name, files in inside.items() for file, v in files.items()
+        f"{name}/{file}": content for name, files in tars.items() for file, content in files.items()
     }
 
 
@@ -51,12 +51,12 @@ def test_a_plain_tar_and_long_names(tmp_path):
     assert (store.read(long), store.read("c/d.jpg")) == (b"long", b"d")
 
 
-def test_the_index_is_kept_while_the_archive_is_the_same(nested, cache, monkeypatch):
+def test_the_index_is_cached_while_the_archive_is_the_same(nested, cache, monkeypatch):
     path, expected = nested
     Tar(path)
     assert len(list(cache.rglob("*.npz"))) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(stores, "_walk", None)
+        patch.setattr(stores, "_tar_entries", None)
         assert Tar(path).files() == sorted(expected)
     time.sleep(0.01)
     path.write_bytes(tar_bytes({"x/y.png": b"new"}))
@@ -64,7 +64,7 @@ def test_the_index_is_kept_while_the_archive_is_the_same(nested, cache, monkeypa
 
 
 @pytest.mark.parametrize("content", [b"", b"damaged", b"PK\x03\x04"])
-def test_a_damaged_index_is_made_anew(nested, cache, content):
+def test_a_damaged_index_is_made_again(nested, cache, content):
     path, expected = nested
     Tar(path)
     [index] = cache.rglob("*.npz")
@@ -72,7 +72,7 @@ def test_a_damaged_index_is_made_anew(nested, cache, content):
     assert Tar(path).files() == sorted(expected)
 
 
-def test_works_where_no_index_can_be_kept(nested, tmp_path, monkeypatch):
+def test_works_where_no_index_can_be_cached(nested, tmp_path, monkeypatch):
     path, expected = nested
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -80,7 +80,7 @@ def test_works_where_no_index_can_be_kept(nested, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["truncated", "text", "gzip"])
-def test_what_is_no_whole_tar(nested, change):
+def test_an_incomplete_or_compressed_tar_is_an_error(nested, change):
     path, _ = nested
     whole = path.read_bytes()
     if change == "truncated":
@@ -102,10 +102,10 @@ def test_an_archive_that_shrinks_while_it_is_read(nested):
         store.read("n02/n02_1.JPEG")
 
 
-def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
-    def refuse(path):
+def test_an_unreadable_folder_is_an_error(tmp_path, monkeypatch):
+    def deny(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", deny)
     with pytest.raises(InputError, match=f"Cannot read {tmp_path}: Permission denied"):
         Folder(tmp_path).files()

@@ -31,14 +31,14 @@ def prepared(tmp_path_factory):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(path), rng.integers(0, 256, (20, 24, 3), np.uint8))
     image, label = tfds.features.Image(encoding_format="png"), tfds.features.ClassLabel
-    whole = {
+    all_features = {
         "image": image,
         "label": label(names=CLASSES),
         "file_name": tfds.features.Text(),
     }
     for name, features in (
-        ("TinyFiles", whole),
-        ("TinyNameless", {key: whole[key] for key in ("image", "label")}),
+        ("TinyFiles", all_features),
+        ("TinyNameless", {key: all_features[key] for key in ("image", "label")}),
         ("TinyClassless", {"image": image}),
     ):
         builder = writing.tfds_builder(name, features, root / "files", PER_CLASS)
@@ -59,28 +59,28 @@ def open_splits(source, eval_source=""):
 
 def batches(source):
     images = Streamed(source, RandomCrop(16))
-    part = ProcessShard(4, np.arange(4))
-    return list(pipeline.train_batches(images, part, range(6), seed=3))
+    shard = ProcessShard(4, np.arange(4))
+    return list(pipeline.train_batches(images, shard, range(6), seed=3))
 
 
 def test_gives_the_batches_of_the_folder(prepared):
-    mine, folder = open_splits("tfds:tiny_files"), open_splits(str(prepared / "files"))
-    for ours, other in zip(mine[:2], folder[:2], strict=True):
+    tfds_splits, folder = open_splits("tfds:tiny_files"), open_splits(str(prepared / "files"))
+    for ours, other in zip(tfds_splits[:2], folder[:2], strict=True):
         assert ours.class_names == other.class_names == CLASSES
         np.testing.assert_array_equal(ours.labels, other.labels)
         assert list(ours.names) == [pathlib.PurePath(name).name for name in other.names]
-    for ours, other in zip(batches(mine.train), batches(folder.train), strict=True):
+    for ours, other in zip(batches(tfds_splits.train), batches(folder.train), strict=True):
         for key, value in other.items():
             np.testing.assert_array_equal(ours[key], value)
 
 
-def test_a_part_of_a_split():
+def test_a_slice_of_a_split():
     train, evaluation, *_ = open_splits("tfds:tiny_files:train[:10]", "tfds:tiny_files:validation")
     assert (len(train), len(evaluation)) == (10, 6)
     assert pickle.loads(pickle.dumps(train)).read(3) == train.read(3)
 
 
-def test_a_split_is_divided_by_chance():
+def test_a_split_is_divided_at_random():
     train, evaluation, *_ = open_splits("tfds:tiny_files:train")
     assert (len(train), len(evaluation)) == (12, 3)
     assert not set(train.names) & set(evaluation.names)

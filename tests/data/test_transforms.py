@@ -132,15 +132,15 @@ def test_random_boxes_have_areas_over_the_whole_range_and_lie_inside():
         assert 0 <= left <= 200 - width
 
 
-def test_a_part_is_cut_from_the_image_that_is_upright():
+def test_a_box_is_cut_from_the_upright_image():
     image = gradient(40, 60)
     file = with_orientation(encode(".jpg", image), 6)
     for upright in (True, False):
         whole = transforms.decode(file, "x", exif_orientation=upright)
-        part = transforms.decode_box(
+        box = transforms.decode_box(
             file, "x", lambda height, width: transforms.Box(5, 7, 11, 9), exif_orientation=upright
         )
-        np.testing.assert_array_equal(part, whole[5:16, 7:16])
+        np.testing.assert_array_equal(box, whole[5:16, 7:16])
 
 
 def test_random_flip_mirrors_half():

@@ -12,7 +12,8 @@ from PIL import Image
 from llc_jax import cli
 from llc_jax.data import splits, transforms
 from llc_jax.errors import InputError
-from llc_jax.prepare import jobs, resized
+from llc_jax.files import exclusive_lock
+from llc_jax.prepare import resized
 
 SIDE = 32
 
@@ -73,23 +74,26 @@ def test_is_the_dataset_with_smaller_images(folder, tmp_path):
     lines = copy(folder, tmp_path / "small.tar")
     assert lines[0].startswith("28 of 28 images to do, at about")
     assert lines[-1].startswith(f"Written: {tmp_path / 'small.tar'}, ")
-    for ours, given in zip(open_splits(tmp_path / "small.tar"), open_splits(folder), strict=True):
-        assert ours.class_names == given.class_names
-        np.testing.assert_array_equal(ours.labels, given.labels)
+    for ours, expected in zip(
+        open_splits(tmp_path / "small.tar"), open_splits(folder), strict=True
+    ):
+        assert ours.class_names == expected.class_names
+        np.testing.assert_array_equal(ours.labels, expected.labels)
         assert [pathlib.PurePath(name).stem for name in ours.names] == [
-            pathlib.PurePath(name).stem for name in given.names
+            pathlib.PurePath(name).stem for name in expected.names
         ]
-        for index, name in enumerate(given.names):
-            check(ours.read(index), given.read(index), name)
+        for index, name in enumerate(expected.names):
+            check(ours.read(index), expected.read(index), name)
 
 
-def check(ours, given, name):
+def check(ours, original, name):
     before, after = (
-        transforms.decode(one, name, exif_orientation=False).astype(int) for one in (given, ours)
+        transforms.decode(content, name, exif_orientation=False).astype(int)
+        for content in (original, ours)
     )
     small = min(before.shape[:2]) <= SIDE
     if small and name.endswith(("jpg", "JPEG")):
-        assert ours == given
+        assert ours == original
     assert ours.startswith(b"\xff\xd8")
     assert min(after.shape[:2]) == (min(before.shape[:2]) if small else SIDE)
     ratio = before.shape[0] / before.shape[1]
@@ -106,19 +110,19 @@ def test_exif_still_turns(folder, tmp_path):
     assert transforms.decode(content, "x", exif_orientation=False).shape == (32, 64, 3)
 
 
-def test_what_is_not_split_stays_so(folder, tmp_path):
+def test_a_dataset_without_splits_has_none_in_the_copy(folder, tmp_path):
     copy(folder / "train", tmp_path / "small.tar")
-    for ours, given in zip(
+    for ours, expected in zip(
         open_splits(tmp_path / "small.tar"), open_splits(folder / "train"), strict=True
     ):
-        np.testing.assert_array_equal(ours.labels, given.labels)
+        np.testing.assert_array_equal(ours.labels, expected.labels)
         assert [name.split(".")[0] for name in ours.names] == [
-            name.split(".")[0] for name in given.names
+            name.split(".")[0] for name in expected.names
         ]
 
 
-def test_numbers_names_that_are_the_same_or_not_in_order(tmp_path):
-    files = {f"{at}/x.jpg": image_file(9, 9, seed=i) for i, at in enumerate(("2", "1"))}
+def test_equal_or_unsorted_names_are_numbered(tmp_path):
+    files = {f"{folder}/x.jpg": image_file(9, 9, seed=i) for i, folder in enumerate(("2", "1"))}
     write(tmp_path, {**files, "y.png": image_file(9, 9, ".png")})
     (tmp_path / "all.csv").write_text("2/x.jpg,ant\n1/x.jpg,ant\ny.png,bee\n")
     copy(tmp_path / "all.csv", tmp_path / "small.tar")
@@ -127,16 +131,17 @@ def test_numbers_names_that_are_the_same_or_not_in_order(tmp_path):
         assert tar.extractfile("ant/0_x.jpg").read() == files["2/x.jpg"]
 
 
-@pytest.mark.parametrize("part", [0.0, 0.001, 0.05, 0.4, 0.7, 0.95, 1.0])
-def test_continues_what_was_torn(folder, tmp_path, part):
-    whole, torn = tmp_path / "whole.tar", tmp_path / "torn.tar"
-    copy(folder, whole)
-    content = whole.read_bytes()
-    (tmp_path / "torn.tar.partial").write_bytes(content[: int(part * len(content))])
-    lines = copy(folder, torn)
-    assert torn.read_bytes() == content
-    assert (int(lines[0].split()[0]) < 28) == (part > 0.1)
-    assert not (tmp_path / "torn.tar.partial").exists()
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.05, 0.4, 0.7, 0.95, 1.0])
+def test_an_interrupted_copy_continues(folder, tmp_path, fraction):
+    complete, interrupted = tmp_path / "complete.tar", tmp_path / "interrupted.tar"
+    copy(folder, complete)
+    content = complete.read_bytes()
+    partial = tmp_path / "interrupted.tar.partial"
+    partial.write_bytes(content[: int(fraction * len(content))])
+    lines = copy(folder, interrupted)
+    assert interrupted.read_bytes() == content
+    assert (int(lines[0].split()[0]) < 28) == (fraction > 0.1)
+    assert not partial.exists()
 
 
 def test_does_nothing_twice(folder, tmp_path):
@@ -151,7 +156,7 @@ def test_does_nothing_twice(folder, tmp_path):
 
 
 def test_a_damaged_image_is_named_and_continued_from(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(resized, "_TRIED", 1)
+    monkeypatch.setattr(resized, "_SAMPLES", 1)
     path = folder / "train" / "bee" / "bee_3.JPEG"
     whole = path.read_bytes()
     path.write_bytes(whole[:300])
@@ -169,7 +174,7 @@ def test_no_space(folder, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("small*"))
 
 
-def test_what_cannot_be_read_or_written(folder, tmp_path, monkeypatch):
+def test_unreadable_sources_and_unwritable_copies(folder, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="There is no data at"):
         copy(tmp_path / "nothing", tmp_path / "small.tar")
     with pytest.raises(InputError, match="digits has no image files"):
@@ -192,7 +197,7 @@ def test_what_cannot_be_read_or_written(folder, tmp_path, monkeypatch):
 def test_only_one_process_writes(folder, tmp_path):
     partial = tmp_path / "small.tar.partial"
     partial.touch()
-    with jobs.alone(partial):
+    with exclusive_lock(partial):
         with pytest.raises(InputError, match=r"Another process is at work on .*small.tar.partial"):
             copy(folder, tmp_path / "small.tar")
 

@@ -11,7 +11,7 @@ from llc_jax.data import imagenet, splits
 from llc_jax.data import tfds as our_tfds
 from llc_jax.data.imagenet import EVAL_TAR, TRAIN_TAR
 from llc_jax.errors import InputError
-from llc_jax.prepare import jobs, prepare
+from llc_jax.prepare import progress, tfds_datasets
 from tests import writing
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -49,68 +49,68 @@ class TestImageNet:
         folder.mkdir()
         (folder / TRAIN_TAR).write_bytes(writing.tar_bytes(train))
         (folder / EVAL_TAR).write_bytes(writing.tar_bytes(evaluation))
-        sizes = {name: (folder / name).stat().st_size for name in prepare.SIZES}
-        monkeypatch.setattr(prepare, "SIZES", sizes)
-        monkeypatch.setattr(imagenet, "WHOLE", {TRAIN_TAR: (12, 4), EVAL_TAR: (4, 4)})
+        sizes = {name: (folder / name).stat().st_size for name in tfds_datasets.SIZES}
+        monkeypatch.setattr(tfds_datasets, "SIZES", sizes)
+        monkeypatch.setattr(imagenet, "COUNTS", {TRAIN_TAR: (12, 4), EVAL_TAR: (4, 4)})
         return folder
 
-    def test_whole_tars(self, tars):
-        train, evaluation = prepare.check_imagenet(tars)
+    def test_complete_tars(self, tars):
+        train, evaluation = tfds_datasets.check_imagenet(tars)
         assert (len(train), len(evaluation)) == (12, 4)
 
     @pytest.mark.parametrize("name", [TRAIN_TAR, EVAL_TAR])
     def test_a_missing_tar(self, tars, name):
         (tars / name).unlink()
         with pytest.raises(InputError, match=rf"^There is no .*{name}: ImageNet needs both"):
-            prepare.check_imagenet(tars)
+            tfds_datasets.check_imagenet(tars)
 
     def test_another_size(self, tars):
         with (tars / EVAL_TAR).open("ab") as file:
             file.write(b"more")
         with pytest.raises(InputError, match=r"img_val.tar has [\d,]+ bytes, not [\d,]+: it is"):
-            prepare.check_imagenet(tars)
+            tfds_datasets.check_imagenet(tars)
 
     def test_another_number_of_images(self, tars, monkeypatch):
-        monkeypatch.setattr(imagenet, "WHOLE", {TRAIN_TAR: (13, 4), EVAL_TAR: (4, 4)})
+        monkeypatch.setattr(imagenet, "COUNTS", {TRAIN_TAR: (13, 4), EVAL_TAR: (4, 4)})
         with pytest.raises(InputError, match=r"img_train.tar holds 12 images of 4 classes, not 13"):
-            prepare.check_imagenet(tars)
+            tfds_datasets.check_imagenet(tars)
 
-    def test_what_is_no_readable_folder(self, tars, monkeypatch):
+    def test_an_unreadable_folder(self, tars, monkeypatch):
         with pytest.raises(InputError, match=r"^Cannot read .*: Not a directory.$"):
-            prepare.check_imagenet(tars / TRAIN_TAR)
+            tfds_datasets.check_imagenet(tars / TRAIN_TAR)
 
         def deny(path, mode):
             raise PermissionError(13, "Permission denied", str(path))
 
         monkeypatch.setattr(pathlib.Path, "open", deny)
         with pytest.raises(InputError, match=rf"^Cannot read .*{TRAIN_TAR}: Permission denied.$"):
-            prepare.check_imagenet(tars)
+            tfds_datasets.check_imagenet(tars)
 
     def test_without_tensorflow(self, tars, monkeypatch):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(InputError, match="needs TensorFlow: pip install tensorflow"):
-            prepare.prepare_imagenet(tars)
+            tfds_datasets.prepare_imagenet(tars)
 
     def test_no_space(self, tars, monkeypatch, tmp_path):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
         monkeypatch.setattr(imagenet, "_eval_classes", lambda: list(CLASSES))
         no_space(monkeypatch)
         with pytest.raises(InputError, match=r"imagenet2012 needs about 0.1 MB, but .* 0.0 MB"):
-            prepare.prepare_imagenet(tars)
+            tfds_datasets.prepare_imagenet(tars)
         assert not list((tmp_path / "tfds" / "imagenet2012").iterdir())
 
     def test_is_prepared(self, tars, tmp_path, capsys):
         pytest.importorskip("tensorflow", reason="TFDS prepares imagenet2012 with TensorFlow")
-        broken = tmp_path / "tfds" / "imagenet2012" / "incomplete.ABCDEF_5.1.0"
-        broken.mkdir(parents=True)
+        incomplete = tmp_path / "tfds" / "imagenet2012" / "incomplete.ABCDEF_5.1.0"
+        incomplete.mkdir(parents=True)
         assert cli.main(["prepare", "imagenet", str(tars)]) == 0
-        assert not broken.exists()
-        for ours, given in zip(open_splits("tfds:imagenet2012"), open_splits(tars), strict=True):
+        assert not incomplete.exists()
+        for ours, expected in zip(open_splits("tfds:imagenet2012"), open_splits(tars), strict=True):
             assert len(ours.class_names) == 1000
-            assert list(ours.names) == [pathlib.PurePath(name).name for name in given.names]
-            for index in range(len(given)):
-                assert ours.read(index) == given.read(index)
-                name = given.class_names[given.labels[index]]
+            assert list(ours.names) == [pathlib.PurePath(name).name for name in expected.names]
+            for index in range(len(expected)):
+                assert ours.read(index) == expected.read(index)
+                name = expected.class_names[expected.labels[index]]
                 assert ours.class_names[ours.labels[index]] == name
         assert "16 images: about 1 s and" in capsys.readouterr().out
         assert cli.main(["prepare", "imagenet", str(tars)]) == 0
@@ -169,11 +169,13 @@ class TestArrayRecord:
         return directory
 
     def check(self, files):
-        for ours, given in zip(open_splits("tfds:tiny_records"), open_splits(files), strict=True):
-            assert ours.class_names == given.class_names
-            np.testing.assert_array_equal(ours.labels, given.labels)
-            assert list(ours.names) == [pathlib.PurePath(name).name for name in given.names]
-            assert all(ours.read(index) == given.read(index) for index in range(len(given)))
+        for ours, expected in zip(
+            open_splits("tfds:tiny_records"), open_splits(files), strict=True
+        ):
+            assert ours.class_names == expected.class_names
+            np.testing.assert_array_equal(ours.labels, expected.labels)
+            assert list(ours.names) == [pathlib.PurePath(name).name for name in expected.names]
+            assert all(ours.read(index) == expected.read(index) for index in range(len(expected)))
 
     def test_has_the_same_images(self, directory, files, capsys):
         with pytest.raises(InputError, match="`llc prepare array_record tiny_records` adds"):
@@ -185,32 +187,32 @@ class TestArrayRecord:
         for path in directory.glob("*tfrecord*"):
             path.unlink()
         self.check(files)
-        prepare.convert_to_array_record("tiny_records")
+        tfds_datasets.convert_to_array_record("tiny_records")
         assert capsys.readouterr().out.endswith("has array_record already.\n")
 
-    def test_what_tensorflow_wrote(self, builder, files, tmp_path):
+    def test_converts_the_files_of_tensorflow(self, builder, files, tmp_path):
         pytest.importorskip("tensorflow", reason="TFDS writes TFRecord with TensorFlow")
         builder(data_dir=tmp_path / "tfds", file_format="tfrecord").download_and_prepare()
-        prepare.convert_to_array_record("tiny_records")
+        tfds_datasets.convert_to_array_record("tiny_records")
         self.check(files)
 
-    def test_keeps_what_is_converted(self, directory, files, monkeypatch):
-        convert, converted = prepare._convert, []
+    def test_converted_shards_are_not_converted_again(self, directory, files, monkeypatch):
+        convert_shard, converted = tfds_datasets._convert_shard, []
 
         def stop(shard):
             if len(converted) == 2:
                 raise KeyboardInterrupt
-            convert(shard)
+            convert_shard(shard)
             converted.append(shard)
 
-        monkeypatch.setattr(prepare, "_convert", stop)
+        monkeypatch.setattr(tfds_datasets, "_convert_shard", stop)
         with pytest.raises(KeyboardInterrupt):
-            prepare.convert_to_array_record("tiny_records")
+            tfds_datasets.convert_to_array_record("tiny_records")
         with pytest.raises(InputError, match="is prepared as tfrecord"):
             open_splits("tfds:tiny_records")
-        monkeypatch.setattr(prepare, "_convert", convert)
+        monkeypatch.setattr(tfds_datasets, "_convert_shard", convert_shard)
         lines = []
-        prepare.convert_to_array_record("tiny_records", lines.append)
+        tfds_datasets.convert_to_array_record("tiny_records", lines.append)
         assert lines[0].startswith("8 examples to convert")
         self.check(files)
 
@@ -219,7 +221,7 @@ class TestArrayRecord:
         [
             (lambda content: content[:-50], "is damaged or cut short"),
             (lambda content: b"\xff" * 8 + content[8:], "is damaged or cut short"),
-            (lambda content: content + content, "has 8 examples, not 4: it is not whole"),
+            (lambda content: content + content, "has 8 examples, not 4: it is incomplete"),
             (lambda content: b"", "has 0 examples, not 4"),
         ],
     )
@@ -227,28 +229,27 @@ class TestArrayRecord:
         path = directory / "tiny_records-train.tfrecord-00001-of-00002"
         path.write_bytes(damage(path.read_bytes()))
         with pytest.raises(InputError, match=rf"{path.name} {message}"):
-            prepare.convert_to_array_record("tiny_records")
+            tfds_datasets.convert_to_array_record("tiny_records")
         assert not list(directory.glob("*.partial"))
 
     def test_a_missing_file(self, directory):
         (directory / "tiny_records-train.tfrecord-00001-of-00002").unlink()
         with pytest.raises(InputError, match=r"Cannot read .*00001-of-00002: No such file"):
-            prepare.convert_to_array_record("tiny_records")
+            tfds_datasets.convert_to_array_record("tiny_records")
 
     def test_no_space(self, directory, monkeypatch):
         no_space(monkeypatch)
         with pytest.raises(InputError, match=r"tiny_records as array_record needs about .* free"):
-            prepare.convert_to_array_record("tiny_records")
+            tfds_datasets.convert_to_array_record("tiny_records")
         assert not list(directory.glob("*array_record*"))
 
 
-def test_says_how_long_it_takes():
+def test_progress_reports_the_rate_and_the_remaining_time():
     lines = []
-    progress = jobs.Progress(100, "images", lines.append, every=0.0)
-    progress.add(50)
+    progress.Progress(100, "images", lines.append, interval=0.0).add(50)
     assert lines[0].startswith("50 of 100 images, ")
     assert lines[0].endswith("/s, 1 s left")
-    assert [jobs.duration(seconds) for seconds in (0, 29, 90, 7300)] == [
+    assert [progress.duration(seconds) for seconds in (0, 29, 90, 7300)] == [
         *("1 s", "29 s", "2 min"),
         "2 h 2 min",
     ]

@@ -1,7 +1,7 @@
-"""Prepares data once, before any run: ImageNet and other TFDS datasets as ArrayRecord.
+"""Prepares ImageNet and other datasets of TFDS as ArrayRecord.
 
-Every check that can be made is made before the work begins, and it is said how long the work
-takes and what it needs. What stops half-way is continued by the same call.
+All checks come before the work begins, and so do estimates of its time and disk space. An
+interrupted conversion continues with the same call; `imagenet2012` begins again.
 """
 
 import importlib.util
@@ -18,25 +18,27 @@ from llc_jax.data import imagenet, tfds
 from llc_jax.data.imagenet import EVAL_TAR, TRAIN_TAR
 from llc_jax.data.sources import FileSource
 from llc_jax.errors import InputError
-from llc_jax.files import check_space, make_directory, volume, write_json
-from llc_jax.prepare.jobs import Progress, Report, alone, duration, say
+from llc_jax.files import check_space, exclusive_lock, make_directory, volume, write_json
+from llc_jax.prepare.progress import Progress, Report, duration, print_line
 
-# Bytes of the tars, as they are published.
+# Bytes of the published tars.
 SIZES = {TRAIN_TAR: 147_897_477_120, EVAL_TAR: 6_744_924_160}
 
-# Images that are tried, to tell how long all of them take.
-_TRIED = 200
+# The number of sample images that are timed, to estimate the time of all.
+_SAMPLES = 200
 
 
-def check_imagenet(folder: pathlib.Path, report: Report = say) -> tuple[FileSource, FileSource]:
-    """Checks that ImageNet's tars are there and whole.
+def check_imagenet(
+    folder: pathlib.Path, report: Report = print_line
+) -> tuple[FileSource, FileSource]:
+    """Checks that ImageNet's tars exist and are complete.
 
     Returns:
       The training and the validation images, as `imagenet.open_tars` does.
 
     Raises:
-      InputError: if a tar is missing, cannot be read, has not its published size, or not its
-        number of images.
+      InputError: if a tar is missing, cannot be read, or has another size or number of images
+        than the published one.
     """
     for name, published in SIZES.items():
         path = folder / name
@@ -52,22 +54,22 @@ def check_imagenet(folder: pathlib.Path, report: Report = say) -> tuple[FileSour
             raise InputError(f"Cannot read {path}: {error.strerror}.") from error
         if size != published:
             raise InputError(
-                f"{path} has {size:,} bytes, not {published:,}: it is not whole, or not ImageNet's "
-                "of 2012; get it again."
+                f"{path} has {size:,} bytes, not {published:,}: it is incomplete, or not "
+                "ImageNet's of 2012; download it again."
             )
-    report("Reading through the tars; the index is kept, and the next time takes a moment.")
+    report("Indexing the tars; the index is cached, so the next time takes a moment.")
     return imagenet.open_tars(folder)
 
 
-def prepare_imagenet(folder: pathlib.Path, report: Report = say) -> None:
+def prepare_imagenet(folder: pathlib.Path, report: Report = print_line) -> None:
     """Makes TFDS's `imagenet2012` as ArrayRecord, from the tars in a folder.
 
-    TFDS writes into a directory that it renames at the end; what a broken attempt has left of
-    one is removed. A dataset that is there is left as it is.
+    TFDS writes into a temporary directory that it renames at the end. Temporary directories of
+    interrupted attempts are removed. A dataset that is prepared already is left as it is.
 
     Raises:
-      InputError: if TensorFlow is not installed, a tar is not whole, the disk has no space, or
-        the dataset is there in another format.
+      InputError: if TensorFlow is not installed, a tar is incomplete, the disk has no space, or
+        the dataset is prepared in another format.
     """
     import tensorflow_datasets
 
@@ -81,14 +83,14 @@ def prepare_imagenet(folder: pathlib.Path, report: Report = say) -> None:
         raise InputError("Preparing imagenet2012 needs TensorFlow: pip install tensorflow.")
     splits = check_imagenet(folder, report)
     make_directory(directory.parent)
-    with alone(directory.parent):
-        for broken in directory.parent.glob(f"incomplete.*_{directory.name}"):
-            report(f"Removing {broken}, which a broken attempt has left.")
-            shutil.rmtree(broken)
-        # Records take no more than the files of a tar with their padding do.
+    with exclusive_lock(directory.parent):
+        for incomplete in directory.parent.glob(f"incomplete.*_{directory.name}"):
+            report(f"Removing {incomplete}, which an interrupted attempt has left.")
+            shutil.rmtree(incomplete)
+        # Records take no more space than the padded files of a tar.
         needed = 1.02 * sum(SIZES.values())
         check_space(directory.parent, needed, "imagenet2012")
-        seconds = _try_records(builder.info.features, splits[0], directory.parent)
+        seconds = _seconds_per_image(builder.info.features, splits[0], directory.parent)
         images = sum(len(split) for split in splits)
         report(
             f"{images:,} images: about {duration(images * seconds)} and {volume(needed)} in "
@@ -103,46 +105,48 @@ def prepare_imagenet(folder: pathlib.Path, report: Report = say) -> None:
     report(f"Prepared: {directory}. Its name is tfds:imagenet2012.")
 
 
-def _try_records(features, source: FileSource, directory: pathlib.Path) -> float:
-    """Returns the seconds that an image takes to become a record: read, coded and written.
+def _seconds_per_image(features, source: FileSource, directory: pathlib.Path) -> float:
+    """Measures on a sample the seconds to read an image, encode it and write it as a record.
 
-    Each is written twice, as TFDS does: it first sorts all records into files of their own.
+    Each record is written twice, as in TFDS, which first shuffles the records into temporary
+    files.
     """
-    chosen = range(0, len(source), -(-len(source) // _TRIED))
+    sample = range(0, len(source), -(-len(source) // _SAMPLES))
     start = time.monotonic()
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         path = pathlib.Path(scratch) / "records"
-        with path.open("wb") as first:
-            for index in chosen:
+        with path.open("wb") as file:
+            for index in sample:
                 example = {
                     "image": source.read(index),
                     "label": source.class_names[source.labels[index]],
                     "file_name": source.names[index],
                 }
                 record = features.serialize_example(features.encode_example(example))
-                first.write(len(record).to_bytes(8, "little") + bytes(4) + record + bytes(4))
-            os.fsync(first.fileno())
+                file.write(len(record).to_bytes(8, "little") + bytes(4) + record + bytes(4))
+            os.fsync(file.fileno())
         _write_array_record(path.with_suffix(".again"), _read_tfrecord(path))
-    return (time.monotonic() - start) / len(chosen)
+    return (time.monotonic() - start) / len(sample)
 
 
-def convert_to_array_record(name: str, report: Report = say) -> None:
+def convert_to_array_record(name: str, report: Report = print_line) -> None:
     """Adds ArrayRecord files to a dataset that TFDS has prepared as TFRecord.
 
-    They lie beside the others, which stay, with the same records in the same order; TFDS calls
-    them an alternative format. Shards that are there already are kept. The checksums of
-    TFRecord are not verified.
+    The new files have the same records in the same order, and are beside the TFRecord files,
+    which stay; TFDS calls this an alternative format. Shards that are converted already are not
+    converted again. The checksums of TFRecord are not verified.
 
     Args:
-      name: as TFDS spells it, `cifar100`; its directory is TFDS's, or $TFDS_DATA_DIR.
+      name: of the dataset in TFDS, such as `cifar100`; it is read in TFDS's own directory, or
+        $TFDS_DATA_DIR.
 
     Raises:
-      InputError: if the dataset is not prepared, in a format other than TFRecord, or damaged,
-        or the disk has no space.
+      InputError: if the dataset is not prepared, is prepared in a format other than TFRecord, is
+        damaged, or the disk has no space.
     """
     builder = tfds.prepared_builder(name)
     directory = pathlib.Path(builder.data_path)
-    formats = {one.value for one in builder.info.available_file_formats()}
+    formats = {file_format.value for file_format in builder.info.available_file_formats()}
     if tfds.FORMAT in formats:
         report(f"{directory} has {tfds.FORMAT} already.")
         return
@@ -151,7 +155,7 @@ def convert_to_array_record(name: str, report: Report = say) -> None:
     shards = [shard for split in builder.info.splits.values() for shard in _shards(split)]
     missing = [shard for shard in shards if not shard.target.exists()]
     try:
-        size = sum(shard.given.stat().st_size for shard in missing)
+        size = sum(shard.source.stat().st_size for shard in missing)
     except OSError as error:
         raise InputError(f"Cannot read {error.filename}: {error.strerror}.") from error
     make_directory(directory)
@@ -159,11 +163,11 @@ def convert_to_array_record(name: str, report: Report = say) -> None:
     examples = sum(shard.examples for shard in missing)
     report(f"{examples:,} examples to convert, {volume(size)}, in {directory}.")
     progress = Progress(examples, "examples", report)
-    with alone(directory):
+    with exclusive_lock(directory):
         for shard in missing:
-            _convert(shard)
+            _convert_shard(shard)
             progress.add(shard.examples)
-        # As TFDS's own converter notes it; nothing reads the new files before.
+        # TFDS's own converter writes the same entry. TFDS reads the new files only with it.
         path = directory / "dataset_info.json"
         info = json.loads(path.read_text())
         info["alternativeFileFormats"] = [*info.get("alternativeFileFormats", []), tfds.FORMAT]
@@ -172,9 +176,9 @@ def convert_to_array_record(name: str, report: Report = say) -> None:
 
 
 class _Shard(NamedTuple):
-    """A TFRecord file, how many examples it has, and the ArrayRecord file to make of it."""
+    """A TFRecord file, the ArrayRecord file to make of it, and the number of examples."""
 
-    given: pathlib.Path
+    source: pathlib.Path
     target: pathlib.Path
     examples: int
 
@@ -182,29 +186,29 @@ class _Shard(NamedTuple):
 def _shards(split) -> list[_Shard]:
     """Lists the shards of a split of TFDS."""
     count = split.num_shards
-    given, target = (
+    sources, targets = (
         split.filename_template.replace(filetype_suffix=suffix).sharded_filepaths(count)
         for suffix in ("tfrecord", tfds.FORMAT)
     )
     return [
-        _Shard(pathlib.Path(old), pathlib.Path(new), examples)
-        for old, new, examples in zip(given, target, split.shard_lengths, strict=True)
+        _Shard(pathlib.Path(source), pathlib.Path(target), examples)
+        for source, target, examples in zip(sources, targets, split.shard_lengths, strict=True)
     ]
 
 
-def _convert(shard: _Shard) -> None:
+def _convert_shard(shard: _Shard) -> None:
     partial = shard.target.with_name(shard.target.name + ".partial")
     try:
-        written = _write_array_record(partial, _read_tfrecord(shard.given))
+        written = _write_array_record(partial, _read_tfrecord(shard.source))
         if written != shard.examples:
             raise InputError(
-                f"{shard.given} has {written:,} examples, not {shard.examples:,}: it is not whole; "
-                "prepare the dataset again."
+                f"{shard.source} has {written:,} examples, not {shard.examples:,}: it is "
+                "incomplete; prepare the dataset again."
             )
         os.replace(partial, shard.target)
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"Cannot convert {shard.given} to {shard.target}: {reason}.") from error
+        raise InputError(f"Cannot convert {shard.source} to {shard.target}: {reason}.") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -212,15 +216,16 @@ def _convert(shard: _Shard) -> None:
 def _read_tfrecord(path: pathlib.Path) -> Iterator[bytes]:
     """Yields the records of a TFRecord file.
 
-    Each is its length in 8 bytes, little endian, and their checksum in 4; itself; its checksum.
+    The file has for each record its length in 8 bytes, little endian, and 4 bytes of checksum;
+    then the record, and 4 bytes of checksum.
     """
     with path.open("rb") as file:
-        left = os.fstat(file.fileno()).st_size
-        while left:
+        remaining = os.fstat(file.fileno()).st_size
+        while remaining:
             header = file.read(12)
             length = int.from_bytes(header[:8], "little")
-            left -= 12 + length + 4
-            if left < 0:
+            remaining -= 12 + length + 4
+            if remaining < 0:
                 raise InputError(f"{path} is damaged or cut short: prepare the dataset again.")
             yield file.read(length)
             file.seek(4, os.SEEK_CUR)
