@@ -45,7 +45,7 @@ def main() -> None:
     step = steps.make_step(network, objective.function, sgd, lambda key, images: images)
     step = steps.compile_step(step, mesh)
     state = states.create_on(
-        replicated, lambda: states.create(network, sgd, objective.figures, jax.random.key(0))
+        replicated, lambda: states.create(network, sgd, objective.metrics, jax.random.key(0))
     )
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (BATCH, 32, 32, 3), np.uint8)

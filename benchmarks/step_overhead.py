@@ -60,8 +60,8 @@ def resnet50_tree():
         weight_decay=0.0,
         codebook_rate=1.0,
     )
-    figures = ("loss", "accuracy")
-    shapes = jax.eval_shape(lambda: states.create(network, sgd, figures, jax.random.key(0)))
+    metrics = ("loss", "accuracy")
+    shapes = jax.eval_shape(lambda: states.create(network, sgd, metrics, jax.random.key(0)))
     return jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), shapes)
 
 
@@ -80,8 +80,8 @@ def main() -> None:
     bare = jax.jit(lambda leaves: tuple(leaf + 1 for leaf in leaves), donate_argnums=0)
     ours = steps.compile_step(add_one, mesh)
     images = Timed(np.zeros((64, 8, 8, 3), np.uint8), np.zeros(64, np.int32))
-    part = ProcessShard.of(batched, BATCH)
-    batch = jax.device_put(next(train_batches(images, part, range(1), seed=0)), batched)
+    shard = ProcessShard.of(batched, BATCH)
+    batch = jax.device_put(next(train_batches(images, shard, range(1), seed=0)), batched)
 
     def time_bare():
         state = jax.device_put(leaves)
@@ -93,9 +93,12 @@ def main() -> None:
 
     def time_loop():
         with tempfile.TemporaryDirectory() as workdir, Checkpoints(workdir) as checkpoints:
-            stage = _stage(tree, ours, images, replicated, batched)
+            training = _training(tree, ours, images, replicated, batched)
             images.times.clear()
-            loop.train_stage(stage, checkpoints, RunLog(workdir, primary=False))
+            log = RunLog(workdir, primary=False)
+            loop.train(
+                training, lambda: jax.device_put(tree, replicated), None, dict, checkpoints, log
+            )
             return statistics.median(np.diff(images.times)) * 1e3
 
     variants = {"bare leaves": time_bare, "our step": time_ours, "our loop": time_loop}
@@ -126,22 +129,19 @@ def _per_step(step, state) -> float:
     return (time.perf_counter() - start) / STEPS * 1e3
 
 
-def _stage(tree, step, images, replicated, batched) -> loop.Stage:
+def _training(tree, step, images, replicated, batched) -> loop.Training:
     """Returns a stage of one epoch; its last checkpoint is saved outside the measured time."""
-    return loop.Stage(
+    return loop.Training(
         name="overhead",
         timetable=loop.Timetable(STEPS * BATCH + 1, BATCH, 1),
+        create=lambda: jax.tree.map(jnp.asarray, tree),
         step=step,
-        begin_epoch=lambda state: state,
-        initial=lambda: jax.device_put(tree, replicated),
-        abstract=tree,
         images=images,
-        part=ProcessShard.of(batched, BATCH),
-        sharding=batched,
+        shard=ProcessShard.of(batched, BATCH),
+        replicated=replicated,
+        batched=batched,
         seed=0,
-        class_codes=None,
         learning_rate=lambda step: 0.0,
-        evaluate=lambda state: {},
     )
 
 

@@ -58,7 +58,7 @@ class Ours:
             codebook_rate=1.0,
         )
         self.state = states.create_on(
-            replicated, lambda: states.create(network, sgd, spec.figures, jax.random.key(0))
+            replicated, lambda: states.create(network, sgd, spec.metrics, jax.random.key(0))
         )
         batch = {"image": images, "label": labels, "mask": np.ones(len(labels), bool)}
         codes = Codebook.random(CLASSES, BITS).packed if spec.fixed_codebook else None

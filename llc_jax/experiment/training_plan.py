@@ -56,7 +56,7 @@ def plan_training(
     return Training(
         name=name,
         timetable=timetable,
-        create=functools.partial(states.create, network, sgd, objective.figures, key),
+        create=functools.partial(states.create, network, sgd, objective.metrics, key),
         step=steps.compile_step(step, mesh),
         images=dataset.train,
         shard=pipeline.ProcessShard.of(batch_sharding(mesh), config.batch_size),

@@ -99,7 +99,7 @@ class Training:
 
     @functools.cached_property
     def begin_epoch(self) -> Callable[[State], State]:
-        """Starts the state's figures of an epoch anew, compiled."""
+        """Resets the state's metrics of the epoch, compiled."""
         return jax.jit(states.begin_epoch, out_shardings=self.replicated)
 
     def initial_state(self, weights: Tree | None = None, latent: np.ndarray | None = None) -> State:
@@ -197,13 +197,13 @@ def _take_steps(
 ) -> State:
     timetable, clock, previous = training.timetable, _Clock(training.shard.batch_size), None
     for step, batch in enumerate(batches, start=first_step + 1):
-        state, figures = training.step(state, batch, class_codes)
+        state, metrics = training.step(state, batch, class_codes)
         # The device has its next step before the host waits for the last one.
         if previous is not None:
             loss = float(previous["loss"])
             _check(math.isfinite(loss), training.name, step - 1, checkpoints)
             log.progress(step - 1, loss, clock.tick())
-        previous = figures
+        previous = metrics
         epoch = timetable.epoch_ends.get(step)
         stop = request.signal is not None or checkpoints.reached_preemption(step)
         on_time = timetable.checkpoint_steps and step % timetable.checkpoint_steps == 0
@@ -211,7 +211,7 @@ def _take_steps(
             continue
         _check(bool(_all_finite(state["params"])), training.name, step, checkpoints)
         if epoch is not None:
-            values = _epoch_figures(training, state, step, epoch, clock.images_per_second)
+            values = _epoch_metrics(training, state, step, epoch, clock.images_per_second)
             if timetable.evaluates_after(epoch):
                 values |= evaluate(state)
             log.write(step, values)
@@ -227,22 +227,22 @@ def _take_steps(
     return state
 
 
-def _epoch_figures(
+def _epoch_metrics(
     training: Training, state: State, step: int, epoch: int, images_per_second: float
 ) -> dict[str, float]:
-    """Returns the figures of an epoch that has ended, for the log."""
+    """Returns the mean metrics of an epoch that has ended, for the log."""
     running = jax.device_get(state["epoch"])
     values = {"epoch": epoch}
     for name, total in running["sums"].items():
         values[name] = float(total) / int(running["steps"])
     if "codes" in running:
-        values |= _codebook_figures(running["codes"], state["params"]["head"]["latent"])
+        values |= _codebook_metrics(running["codes"], state["params"]["head"]["latent"])
     values["learning_rate"] = float(training.learning_rate(step - 1))
     values["images_per_second"] = round(images_per_second, 1)
     return values
 
 
-def _codebook_figures(codes_before: np.ndarray, latent: jax.Array) -> dict[str, float]:
+def _codebook_metrics(codes_before: np.ndarray, latent: jax.Array) -> dict[str, float]:
     """What the codebook did in an epoch: bits that flipped, unique codes, least distance."""
     codebook = Codebook.from_numpy(jax.device_get(latent))
     changed = np.bitwise_count(codes_before ^ codebook.packed).sum()

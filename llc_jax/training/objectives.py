@@ -235,7 +235,7 @@ class Objective(NamedTuple):
     Attributes:
       function: (output, labels, class_codes) -> metrics, with keyword options.
       heads: names of the heads that it can train.
-      figures: names of its metrics.
+      metrics: their names.
       fixed_codebook: whether it needs the codes of a fixed codebook.
       nested: whether it has the option `prefixes`.
       needs: keyword arguments that the train step passes to it: the batch's `mask`, where
@@ -244,7 +244,7 @@ class Objective(NamedTuple):
 
     function: Callable[..., Metrics]
     heads: tuple[str, ...]
-    figures: tuple[str, ...]
+    metrics: tuple[str, ...]
     fixed_codebook: bool = False
     nested: bool = False
     needs: tuple[str, ...] = ()

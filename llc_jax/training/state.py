@@ -27,7 +27,7 @@ Tree = Any
 def create(
     network: PureNetwork,
     optimizer: optax.GradientTransformation,
-    figures: tuple[str, ...],
+    metrics: tuple[str, ...],
     key: jax.Array,
 ) -> State:
     """Returns the state before the first step.
@@ -35,7 +35,7 @@ def create(
     Args:
       network: whose parameters are initialised.
       optimizer: whose state is initialised.
-      figures: names of the objective's metrics.
+      metrics: the names of the objective's.
       key: the random key of the stage.
     """
     init_key, step_key = jax.random.split(key)
@@ -46,7 +46,7 @@ def create(
         "opt_state": optimizer.init(params),
         "step": jnp.zeros((), jnp.int32),
         "rng": jax.random.key_data(step_key),
-        "epoch": {"sums": {name: jnp.zeros(()) for name in figures}},
+        "epoch": {"sums": {name: jnp.zeros(()) for name in metrics}},
     }
     return begin_epoch(state)
 

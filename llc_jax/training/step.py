@@ -12,7 +12,7 @@ from llc_jax.mesh import batch_sharding, replicated_sharding
 from llc_jax.models.network import PureNetwork
 from llc_jax.training import mixup
 from llc_jax.training.objectives import Metrics
-from llc_jax.training.state import State
+from llc_jax.training.state import State, Tree
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 Step = Callable[[State, dict[str, jax.Array], jax.Array | None], tuple[State, dict]]
@@ -70,21 +70,23 @@ def make_step(
 
         gradients, (means, batch_stats) = jax.grad(loss_fn, has_aux=True)(state["params"])
         updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
-        epoch = state["epoch"] | {
-            "steps": state["epoch"]["steps"] + 1,
-            "sums": jax.tree.map(jnp.add, state["epoch"]["sums"], means),
-        }
         next_state = {
             "params": optax.apply_updates(state["params"], updates),
             "batch_stats": batch_stats,
             "opt_state": opt_state,
             "step": state["step"] + 1,
             "rng": state["rng"],
-            "epoch": epoch,
+            "epoch": _add_to_epoch(state["epoch"], means),
         }
         return next_state, means
 
     return step
+
+
+def _add_to_epoch(epoch: Tree, means: Metrics) -> Tree:
+    """Counts a step, and adds its metrics to the epoch's."""
+    sums = jax.tree.map(jnp.add, epoch["sums"], means)
+    return epoch | {"steps": epoch["steps"] + 1, "sums": sums}
 
 
 def compile_step(step: Step, mesh: Mesh) -> Step:

@@ -35,7 +35,7 @@ def network(objective):
 def step_figures(objective, mixup_alpha):
     """The state before a step on the batch, and the figures of the step."""
     spec, sgd = objectives.OBJECTIVES[objective], optax.sgd(0.1)
-    create = functools.partial(states.create, network(objective), sgd, spec.figures)
+    create = functools.partial(states.create, network(objective), sgd, spec.metrics)
     state = jax.jit(create)(jax.random.key(0))
     step = steps.make_step(
         network(objective), spec.function, sgd, lambda key, images: images, mixup_alpha

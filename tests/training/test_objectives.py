@@ -65,7 +65,7 @@ def test_reports_what_it_says_for_each_example(name):
     known = {"mask": jnp.ones(B, bool), "progress": jnp.float32(0.5)}
     given = {need: known[need] for need in objective.needs}
     figures = objective.function(output, jnp.asarray(labels), codes, **given)
-    assert set(figures) == set(objective.figures)
+    assert set(figures) == set(objective.metrics)
     assert all(values.shape == (B,) for values in figures.values())
 
 

@@ -46,7 +46,7 @@ def build(objective="codebook", model="cnn", trainable_blocks=None, mixup_alpha=
     )
     sgd = descend(network.frozen)
     spec = objectives.OBJECTIVES[objective]
-    create = functools.partial(states.create, network, sgd, spec.figures)
+    create = functools.partial(states.create, network, sgd, spec.metrics)
 
     def initial(seed=0, devices=1):
         mesh = make_mesh(jax.devices()[:devices])
@@ -170,7 +170,7 @@ def test_a_large_step_has_no_float32_convolution_and_no_transposed_image():
     network = registry.build(model, {"name": "codebook"}, num_classes=1000, num_bits=20)
     sgd = descend(network.frozen)
     spec = objectives.OBJECTIVES["codebook"]
-    state = jax.eval_shape(lambda: states.create(network, sgd, spec.figures, jax.random.key(0)))
+    state = jax.eval_shape(lambda: states.create(network, sgd, spec.metrics, jax.random.key(0)))
     step = steps.make_step(network, spec.function, sgd, lambda key, images: images)
     batch = {
         "image": jax.ShapeDtypeStruct((8, 224, 224, 3), np.uint8),
