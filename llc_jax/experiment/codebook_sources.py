@@ -58,13 +58,13 @@ def find(
         draw = getattr(Codebook, source)
         return lambda: _named(draw(*shape, seed=seed), class_names)
     if source == LEARNT:
-        fitting = [one for one in earlier if one.head == "codebook" and one.num_bits == num_bits]
-        learnt_by = _last(fitting, source, stage, "codebook", f" and {num_bits} bits")
+        candidates = [s for s in earlier if s.head == "codebook" and s.num_bits == num_bits]
+        learnt_by = _last(candidates, source, stage, "codebook", f" and {num_bits} bits")
         path = learnt_by.directory.codebook_file
         return lambda: fit(Codebook.load(path), path, stage, class_names, num_bits)
     if source in ("svd", "cca"):
         construct = {"svd": _svd, "cca": _cca}[source]
-        linear = _last([one for one in earlier if one.head == "linear"], source, stage, "linear")
+        linear = _last([s for s in earlier if s.head == "linear"], source, stage, "linear")
         return lambda: _named(construct(linear, num_bits), class_names)
     codebook = fit(Codebook.load(source), source, stage, class_names, num_bits)
     return lambda: codebook
@@ -111,13 +111,14 @@ def _named(codebook: Codebook, class_names: tuple[str, ...]) -> Codebook:
     return dataclasses.replace(codebook, class_names=class_names)
 
 
-def _last(fitting: Sequence[Stage], source: str, stage: str, head: str, more: str = "") -> Stage:
-    if not fitting:
+def _last(candidates: Sequence[Stage], source: str, stage: str, head: str, more: str = "") -> Stage:
+    """Returns the last of the stages that a codebook can come from."""
+    if not candidates:
         raise InputError(
             f"The codebook of the stage {stage!r} is {source!r}, but there is no stage with a "
             f"{head} head before it, of the same classes{more}."
         )
-    return fitting[-1]
+    return candidates[-1]
 
 
 def _svd(linear: Stage, num_bits: int) -> Codebook:

@@ -38,8 +38,8 @@ class DataConfig:
       on_error: what a damaged image does: "stop" the run, or "skip" it, with a count.
       protocol: of a retrieval benchmark: `name` in `data.protocols`, or "" for none, and its
         options.
-      held_out_classes: how many classes, chosen by the seed, are kept from training, to be
-        the unseen and the unknown.
+      held_out_classes: how many classes, chosen by the seed, are excluded from training; they
+        are the unseen classes.
     """
 
     source: str
@@ -84,11 +84,11 @@ class StageConfig:
       trainable_blocks: train only the head and the last so many blocks of the backbone;
         None trains all.
       optimizer: how to descend.
-      mixup: blend each example with another, by shares of Beta(mixup, mixup); 0 for not.
+      mixup: alpha of mixup's Beta(alpha, alpha); 0 for no mixup.
         See `training.mixup`.
       num_bits: k of this stage; None is the run's.
-      whole_dataset: train and evaluate on all classes that are not held out and all their
-        images, as if there were no protocol: to have a backbone to start from.
+      whole_dataset: train and evaluate on all images of all classes that are not held out,
+        whatever the protocol: a backbone for other stages to start from.
     """
 
     objective: dict
@@ -123,8 +123,8 @@ class RunConfig:
     Attributes:
       seed: of everything random.
       num_bits: k.
-      prefixes: shorter codebooks that the first so many bits shall be too: a nested
-        codebook, trained in both phases and evaluated with every prefix.
+      prefixes: numbers of bits of a nested codebook: the first so many bits are trained, in
+        both phases, to be codes too, and are evaluated too.
       init_from: of the stages that name nothing else: "scratch", or a file of PyTorch
         weights. Evaluation without training takes its weights from such a file.
       drop_head: of files of weights, take the backbone alone.
@@ -135,7 +135,7 @@ class RunConfig:
       decoders: to measure at the end of each stage that trains codes; names as
         `decoding.decoders.make` takes them.
       retrieval: the ranks at which retrieval is measured at the end of each stage, by
-        queries of the evaluation images; () for not at all.
+        queries of the evaluation images; () does not measure it.
     """
 
     seed: int

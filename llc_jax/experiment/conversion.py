@@ -69,11 +69,11 @@ def convert(
     tree = pretrained.from_torch(state, abstract, name, drop_head=False, source=str(weights))
     workdir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=workdir.parent, prefix=f".{workdir.name}.") as temporary:
-        made = pathlib.Path(temporary) / "run"
-        _write(made, config, tree, codes)
+        run = pathlib.Path(temporary) / "run"
+        _write(run, config, tree, codes)
         if workdir.exists():
             workdir.rmdir()
-        shutil.move(made, workdir)
+        shutil.move(run, workdir)
 
 
 def export(workdir: str | os.PathLike, path: str | os.PathLike) -> None:

@@ -34,8 +34,8 @@ from llc_jax.mesh import batch_sharding
 from llc_jax.models.network import Tree
 from llc_jax.training.objectives import OBJECTIVES
 
-# The heads whose first stage has figures without its name in theirs.
-_UNNAMED_HEADS = ("linear", "codebook", "code")
+# The figures of the first stage with one of these heads have no prefix.
+_UNPREFIXED_HEADS = ("linear", "codebook", "code")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +101,8 @@ def plan_evaluation(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Pla
         if source == codebook_sources.LEARNT:
             codebook = functools.partial(_codebook_of_weights, config, stage)
         else:
-            before = [_plan_stage(config, other, workdir, dataset, mesh) for other in earlier]
-            codebook = _initial_codebook(config, stage, before)
+            stages = [_plan_stage(config, other, workdir, dataset, mesh) for other in earlier]
+            codebook = _initial_codebook(config, stage, stages)
     stage = dataclasses.replace(stage, initial_weights=weights, initial_codebook=codebook)
     return _plan(config, (stage,), dataset, mesh, remarks)
 
@@ -201,8 +201,8 @@ def _weights_of_file(config: RunConfig, stage: Stage, path: str) -> Callable[[],
 
 def _codebook_name(config: RunConfig, stage: Stage) -> str:
     """Returns where the stage's codebook comes from; "" where it has none, or draws a start."""
-    own = config.stages[stage.name].codebook
-    return own or (config.codebook if stage.fixed_codebook else "")
+    of_stage = config.stages[stage.name].codebook
+    return of_stage or (config.codebook if stage.fixed_codebook else "")
 
 
 def _initial_codebook(
@@ -238,13 +238,13 @@ def _codebook_of_weights(config: RunConfig, stage: Stage) -> Codebook:
 def _figure_names(stages: Mapping[str, StageConfig], name: str) -> FigureNames:
     """Returns what the figures of a stage are called.
 
-    The first stage of the heads `linear`, `codebook` and `code` does not name itself: `linear`,
-    `class_code`, and `mhd` and so on; another one has `<stage>/mhd`. The codes that a codebook
-    stage has already are always `<stage>/mhd`.
+    The first stage with the head `linear`, `codebook` or `code` has them without a prefix
+    (`linear`, `class_code`, `mhd`); other stages have `<stage>/mhd`. So have the codes of a
+    codebook stage always.
     """
     head = stages[name].head["name"]
     first = next(other for other, stage in stages.items() if stage.head["name"] == head)
-    prefix = "" if head in _UNNAMED_HEADS and first == name else f"{name}/"
+    prefix = "" if head in _UNPREFIXED_HEADS and first == name else f"{name}/"
     is_codebook = head == "codebook"
     class_logits = prefix + ("class_code" if is_codebook else "linear")
     codes = f"{name}/" if is_codebook else prefix

@@ -1,4 +1,4 @@
-"""The workdir of a run: where each file is, whose run it is, and how a finished stage is found.
+"""The workdir of a run: its files, the config that it belongs to, and its finished stages.
 
 config.json               what is trained
 <stage>/checkpoints/      the weights
