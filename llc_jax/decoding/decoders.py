@@ -202,10 +202,11 @@ def _table(codebook: Codebook, *, memory_limit: int = tables.MEMORY_LIMIT) -> De
         codes = _packed(codes_or_logits)
         return Decoded(*tables.read(table, codes), table.ties[codes[:, 0]].astype(jnp.int32))
 
-    def decode_on_host(codes_or_logits, with_ties):
-        with jax.ensure_compile_time_eval():
-            codes = np.asarray(_packed(codes_or_logits))
-        return tables.read_on_host(host_table(), codes, with_ties)
+    def decode_on_host(array, with_ties):
+        if array.dtype != np.uint32:
+            with jax.ensure_compile_time_eval():
+                array = np.asarray(packing.pack(array))
+        return tables.read_on_host(host_table(), array, with_ties)
 
     return Decoder("table", codebook, False, decode, table, decode_on_host)
 
@@ -273,9 +274,9 @@ _DECODERS = {
 }
 
 
-def _packed(codes_or_logits: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+def _packed(codes_or_logits: jax.Array) -> jax.Array:
     """Returns packed codes, unchanged where they are packed already."""
-    packed = codes_or_logits.dtype == np.uint32
+    packed = codes_or_logits.dtype == jnp.uint32
     return codes_or_logits if packed else packing.pack(codes_or_logits)
 
 
