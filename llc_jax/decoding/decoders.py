@@ -8,10 +8,13 @@ labels and distances.
   table   the same in one read, from a table of all 2^k codes
   radius  the class with the nearest code, or none where that is more than r bits away
   chase   ed, also where the p least reliable bits are wrong: 2^p look-ups
-  soft    argmax of B(C) f: what chase comes to where all bits may be wrong
+  soft    argmax of B(C) f: the same as chase where any of the bits may be wrong
+
+NumPy arrays give NumPy arrays; JAX arrays give JAX arrays, on their devices.
 """
 
 import dataclasses
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -29,12 +32,13 @@ from llc_jax.errors import InputError
 
 REJECTED = lookup.NONE
 
-_SHORT = [
+# Names that state a decoder's options too.
+_NAMES_WITH_OPTIONS = [
     (re.compile(r"radius_(?P<radius>\d+)"), "radius"),
     (re.compile(r"chase_(?P<flips>\d+)(_(?P<fallback>nearest))?"), "chase"),
 ]
 
-_MOST_FLIPS = 16
+_MAX_FLIPS = 16
 
 
 class Decoded(NamedTuple):
@@ -50,9 +54,9 @@ class Decoded(NamedTuple):
         is none.
     """
 
-    labels: jax.Array
-    distances: jax.Array
-    ties: jax.Array
+    labels: jax.Array | np.ndarray
+    distances: jax.Array | np.ndarray
+    ties: jax.Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,47 +74,67 @@ class Decoder:
     needs_logits: bool
     _decode: Callable[[jax.Array, Any], Decoded]
     _arrays: Any
+    # Of NumPy arrays, where there is a faster way: (array, whether to count ties).
+    _decode_on_host: Callable[[np.ndarray, bool], tuple[np.ndarray, ...]] | None = None
 
     def __post_init__(self):
-        pair = jax.jit(lambda given, arrays: self._decode(given, arrays)[:2])
-        object.__setattr__(self, "_pair", pair)
-        object.__setattr__(self, "_all", jax.jit(self._decode))
+        def decode_without_ties(codes_or_logits, arrays):
+            return self._decode(codes_or_logits, arrays)[:2]
+
+        object.__setattr__(self, "_compiled_without_ties", jax.jit(decode_without_ties))
+        object.__setattr__(self, "_compiled", jax.jit(self._decode))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what the decoder keeps of the codebook."""
+        """Bytes of what the decoder keeps of the codebook, on a device."""
         return sum(array.nbytes for array in jax.tree.leaves(self._arrays))
 
-    def __call__(self, codes_or_logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, codes_or_logits: jax.Array | np.ndarray
+    ) -> tuple[jax.Array, jax.Array] | tuple[np.ndarray, np.ndarray]:
         """Decodes N codes.
 
         Args:
           codes_or_logits: packed codes, uint32[N, ceil(k / 32)], or code logits,
-            float[N, k]; on the devices of a mesh they stay split as they are.
+            float[N, k]. A JAX array may be sharded by rows over the devices of a mesh.
 
         Returns:
-          Labels and distances, as in `Decoded`.
+          Labels and distances, as in `Decoded`: NumPy arrays of a NumPy array; JAX
+          arrays of a JAX array, on the same devices and sharded alike.
 
         Raises:
-          InputError: if it is of another form.
+          InputError: if it is of another form; of `table`, also if a NumPy array has
+            codes with bits set beyond k.
         """
-        return self._pair(self._check(codes_or_logits), self._arrays)
+        return self._run(codes_or_logits, self._compiled_without_ties, with_ties=False)
 
-    def details(self, codes_or_logits: jax.Array) -> Decoded:
+    def details(self, codes_or_logits: jax.Array | np.ndarray) -> Decoded:
         """Decodes N codes, and counts the ties; arguments as above."""
-        return self._all(self._check(codes_or_logits), self._arrays)
+        return Decoded(*self._run(codes_or_logits, self._compiled, with_ties=True))
 
-    def _check(self, codes_or_logits: jax.Array) -> jax.Array:
-        given, num_bits = jnp.asarray(codes_or_logits), self.codebook.num_bits
+    def _run(self, codes_or_logits, compiled: Callable, *, with_ties: bool) -> tuple:
+        if isinstance(codes_or_logits, jax.Array):
+            self._check(codes_or_logits)
+            return compiled(codes_or_logits, self._arrays)
+        array = np.asarray(codes_or_logits)
+        self._check(array)
+        if self._decode_on_host is not None:
+            return self._decode_on_host(array, with_ties)
+        # Also while another function is traced, of which the array is then a constant.
+        with jax.ensure_compile_time_eval():
+            return tuple(np.asarray(result) for result in compiled(array, self._arrays))
+
+    def _check(self, array: jax.Array | np.ndarray) -> None:
+        num_bits = self.codebook.num_bits
         words = packing.num_words(num_bits)
-        if given.shape[1:] == (num_bits,) and jnp.issubdtype(given.dtype, jnp.floating):
-            return given
-        if given.shape[1:] == (words,) and given.dtype == jnp.uint32 and not self.needs_logits:
-            return given
+        if array.dtype == np.uint32 and array.shape[1:] == (words,) and not self.needs_logits:
+            return
+        if array.shape[1:] == (num_bits,) and jnp.issubdtype(array.dtype, jnp.floating):
+            return
         packed = "" if self.needs_logits else f"uint32[N, {words}] or "
         raise InputError(
             f"The codebook has {num_bits} bits: give the decoder {self.name!r} "
-            f"{packed}float[N, {num_bits}], not {given.dtype}{list(given.shape)}."
+            f"{packed}float[N, {num_bits}], not {array.dtype}{list(array.shape)}."
         )
 
 
@@ -125,7 +149,7 @@ def make(name: str, codebook: Codebook, **options) -> Decoder:
         table: memory_limit, in bytes (2^27, which k = 24 needs).
         radius: radius, in bits.
         chase: flips, p from 0 to 16, or k, which is "soft"; fallback, "reject" or
-          "nearest", for where no class code is met ("reject").
+          "nearest", for where no class has any of the codes ("reject").
         chase and soft: temperature, float32[k], of `soft.fit_temperature`.
 
     Raises:
@@ -134,61 +158,70 @@ def make(name: str, codebook: Codebook, **options) -> Decoder:
     References:
       LLC, section 4.1.1 and algorithms 2 (ed) and 3 (mhd).
     """
-    kind, named = _read_name(name)
+    kind, name_options = _parse_name(name)
     if kind not in _DECODERS:
         raise InputError(f"There is no decoder {name!r}; there are {', '.join(_DECODERS)}.")
     try:
-        inspect.signature(_DECODERS[kind]).bind(codebook, **named, **options)
+        inspect.signature(_DECODERS[kind]).bind(codebook, **name_options, **options)
     except TypeError as error:
         raise InputError(f"The decoder {name!r}: {error}.") from error
-    return _DECODERS[kind](codebook, **named, **options)
+    return _DECODERS[kind](codebook, **name_options, **options)
 
 
-def _read_name(name: str) -> tuple[str, dict[str, Any]]:
+def _parse_name(name: str) -> tuple[str, dict[str, Any]]:
     """Splits "radius_2", "chase_4" or "chase_4_nearest" into a decoder and its options."""
-    for pattern, kind in _SHORT:
+    for pattern, kind in _NAMES_WITH_OPTIONS:
         match = pattern.fullmatch(name)
         if match:
-            given = {key: value for key, value in match.groupdict().items() if value}
-            return kind, {k: int(v) if v.isdigit() else v for k, v in given.items()}
+            options = {key: value for key, value in match.groupdict().items() if value}
+            return kind, {k: int(v) if v.isdigit() else v for k, v in options.items()}
     return name, {}
 
 
 def _ed(codebook: Codebook) -> Decoder:
-    def decode(given, table):
-        found = lookup.find(table, _packed(given))
-        return Decoded(found.label, jnp.where(found.label == REJECTED, REJECTED, 0), found.count)
+    def decode(codes_or_logits, table):
+        match = lookup.look_up(table, _packed(codes_or_logits))
+        return Decoded(match.label, jnp.where(match.label == REJECTED, REJECTED, 0), match.count)
 
     return Decoder("ed", codebook, False, decode, lookup.build(codebook.packed))
 
 
 def _mhd(codebook: Codebook) -> Decoder:
-    def decode(given, class_codes):
-        return Decoded(*hamming.nearest(_packed(given), class_codes))
+    def decode(codes_or_logits, class_codes):
+        return Decoded(*hamming.nearest(_packed(codes_or_logits), class_codes))
 
     return Decoder("mhd", codebook, False, decode, jnp.asarray(codebook.packed))
 
 
 def _table(codebook: Codebook, *, memory_limit: int = tables.MEMORY_LIMIT) -> Decoder:
-    def decode(given, table):
-        codes = _packed(given)
-        return Decoded(*tables.read(table, codes), table.ties[codes[:, 0]])
-
     table = tables.build(codebook.packed, codebook.num_bits, memory_limit)
-    return Decoder("table", codebook, False, decode, table)
+    # On a CPU these are views of the same memory.
+    host_table = functools.cache(lambda: jax.tree.map(np.asarray, table))
+
+    def decode(codes_or_logits, table):
+        codes = _packed(codes_or_logits)
+        return Decoded(*tables.read(table, codes), table.ties[codes[:, 0]].astype(jnp.int32))
+
+    def decode_on_host(array, with_ties):
+        if array.dtype != np.uint32:
+            with jax.ensure_compile_time_eval():
+                array = np.asarray(packing.pack(array))
+        return tables.read_on_host(host_table(), array, with_ties)
+
+    return Decoder("table", codebook, False, decode, table, decode_on_host)
 
 
 def _radius(codebook: Codebook, *, radius: int) -> Decoder:
     if radius < 0:
         raise InputError(f"The radius is at least 0 bits, not {radius}.")
 
-    def decode(given, class_codes):
-        best = hamming.nearest(_packed(given), class_codes)
-        near = best.distance <= radius
+    def decode(codes_or_logits, class_codes):
+        best = hamming.nearest(_packed(codes_or_logits), class_codes)
+        within = best.distance <= radius
         return Decoded(
-            jnp.where(near, best.index, REJECTED),
-            jnp.where(near, best.distance, REJECTED),
-            jnp.where(near, best.ties, 0),
+            jnp.where(within, best.index, REJECTED),
+            jnp.where(within, best.distance, REJECTED),
+            jnp.where(within, best.ties, 0),
         )
 
     return Decoder("radius", codebook, False, decode, jnp.asarray(codebook.packed))
@@ -203,17 +236,17 @@ def _chase(
 ) -> Decoder:
     if flips == codebook.num_bits:
         return _soft(codebook, temperature=temperature)
-    if not 0 <= flips <= min(_MOST_FLIPS, codebook.num_bits):
+    if not 0 <= flips <= min(_MAX_FLIPS, codebook.num_bits):
         raise InputError(
-            f"flips is from 0 to {min(_MOST_FLIPS, codebook.num_bits)}, or all "
+            f"flips is from 0 to {min(_MAX_FLIPS, codebook.num_bits)}, or all "
             f"{codebook.num_bits} bits, not {flips}."
         )
     if fallback not in ("reject", "nearest"):
         raise InputError(f"fallback is 'reject' or 'nearest', not {fallback!r}.")
 
-    def decode(given, arrays):
+    def decode(logits, arrays):
         table, class_codes, scale = arrays
-        labels, codes = soft.chase(given * scale, table, flips), packing.pack(given)
+        labels, codes = soft.chase(logits * scale, table, flips), packing.pack(logits)
         if fallback == "nearest":
             nearest = hamming.nearest(codes, class_codes).index
             labels = jnp.where(labels == REJECTED, nearest, labels)
@@ -223,10 +256,10 @@ def _chase(
 
 
 def _soft(codebook: Codebook, *, temperature: np.ndarray | None = None) -> Decoder:
-    def decode(given, arrays):
+    def decode(logits, arrays):
         table, class_codes, scale = arrays
-        labels = soft.best_class(given * scale, class_codes)
-        return _decoded(labels, packing.pack(given), class_codes, table)
+        labels = soft.best_class(logits * scale, class_codes)
+        return _decoded(labels, packing.pack(logits), class_codes, table)
 
     return Decoder("soft", codebook, True, decode, _soft_arrays(codebook, temperature))
 
@@ -241,13 +274,14 @@ _DECODERS = {
 }
 
 
-def _packed(given: jax.Array) -> jax.Array:
-    """Returns packed codes, whichever of the two forms is given."""
-    return given if given.dtype == jnp.uint32 else packing.pack(given)
+def _packed(codes_or_logits: jax.Array) -> jax.Array:
+    """Returns packed codes, unchanged where they are packed already."""
+    packed = codes_or_logits.dtype == jnp.uint32
+    return codes_or_logits if packed else packing.pack(codes_or_logits)
 
 
 def _soft_arrays(codebook: Codebook, temperature: np.ndarray | None) -> tuple:
-    """Returns the look-up, the class codes, and what to multiply code logits with."""
+    """Returns the hash table, the class codes, and the scale of the code logits, f32[1, k]."""
     num_bits = codebook.num_bits
     temperature = np.ones(num_bits) if temperature is None else np.asarray(temperature)
     if temperature.shape != (num_bits,) or not (temperature > 0).all():
@@ -258,9 +292,9 @@ def _soft_arrays(codebook: Codebook, temperature: np.ndarray | None) -> tuple:
 
 def _decoded(labels, codes, class_codes, table) -> Decoded:
     """Adds the distances and the ties to labels, of which some may be rejected."""
-    accepted, chosen = labels != REJECTED, class_codes[labels]
+    accepted, label_codes = labels != REJECTED, class_codes[labels]
     return Decoded(
         labels,
-        jnp.where(accepted, hamming.distance(codes, chosen), REJECTED),
-        jnp.where(accepted, lookup.find(table, chosen).count, 0),
+        jnp.where(accepted, hamming.distance(codes, label_codes), REJECTED),
+        jnp.where(accepted, lookup.look_up(table, label_codes).count, 0),
     )

@@ -10,35 +10,34 @@ import numpy as np
 
 NONE = -1
 
-# Buckets for each code, so that few codes share one.
-_ROOM = 4
+_BUCKETS_PER_CODE = 4
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["starts", "codes", "labels", "counts"],
-    meta_fields=["longest"],
+    meta_fields=["max_bucket_size"],
 )
 @dataclasses.dataclass(frozen=True)
-class Lookup:
-    """The different class codes, in order of their hash.
+class HashTable:
+    """The U different class codes, in order of their hash.
 
     Attributes:
       starts: int32[buckets + 1], where each bucket's codes start; a power of two buckets.
       codes: uint32[U, W].
       labels: int32[U], the lowest class that has the code.
       counts: int32[U], how many classes have it.
-      longest: codes in the fullest bucket.
+      max_bucket_size: codes in the fullest bucket.
     """
 
     starts: jax.Array
     codes: jax.Array
     labels: jax.Array
     counts: jax.Array
-    longest: int
+    max_bucket_size: int
 
 
-class Found(NamedTuple):
+class Match(NamedTuple):
     """The classes that have a code.
 
     Attributes:
@@ -50,34 +49,34 @@ class Found(NamedTuple):
     count: jax.Array
 
 
-def build(class_codes: np.ndarray) -> Lookup:
-    """Builds the table of packed class codes, uint32[L, W]."""
+def build(class_codes: np.ndarray) -> HashTable:
+    """Builds the hash table of packed class codes, uint32[L, W]."""
     codes, labels, counts = np.unique(class_codes, axis=0, return_index=True, return_counts=True)
-    buckets = 2 ** int(_ROOM * len(codes) - 1).bit_length()
+    buckets = 2 ** int(_BUCKETS_PER_CODE * len(codes) - 1).bit_length()
     bucket = np.asarray(_hash(codes)) % buckets
     order = np.argsort(bucket, kind="stable")
     sizes = np.bincount(bucket, minlength=buckets)
-    return Lookup(
+    return HashTable(
         starts=jnp.asarray(np.concatenate([[0], np.cumsum(sizes)]), jnp.int32),
         codes=jnp.asarray(codes[order]),
         labels=jnp.asarray(labels[order], jnp.int32),
         counts=jnp.asarray(counts[order], jnp.int32),
-        longest=int(sizes.max()),
+        max_bucket_size=int(sizes.max()),
     )
 
 
-def find(lookup: Lookup, codes: jax.Array) -> Found:
-    """Finds packed codes, uint32[..., W], in as many reads as the fullest bucket has codes."""
-    bucket = _hash(codes) % jnp.uint32(len(lookup.starts) - 1)
-    start, stop = lookup.starts[bucket], lookup.starts[bucket + 1]
+def look_up(table: HashTable, codes: jax.Array) -> Match:
+    """Looks up packed codes, uint32[..., W], in as many reads as the fullest bucket has codes."""
+    bucket = _hash(codes) % jnp.uint32(len(table.starts) - 1)
+    start, stop = table.starts[bucket], table.starts[bucket + 1]
     row = jnp.full(bucket.shape, NONE, jnp.int32)
-    for offset in range(lookup.longest):
-        place = jnp.minimum(start + offset, len(lookup.codes) - 1)
-        same = jnp.all(lookup.codes[place] == codes, axis=-1)
-        row = jnp.where(same & (start + offset < stop), place, row)
-    return Found(
-        label=jnp.where(row == NONE, NONE, lookup.labels[row]),
-        count=jnp.where(row == NONE, 0, lookup.counts[row]),
+    for offset in range(table.max_bucket_size):
+        candidate = jnp.minimum(start + offset, len(table.codes) - 1)
+        equal = jnp.all(table.codes[candidate] == codes, axis=-1)
+        row = jnp.where(equal & (start + offset < stop), candidate, row)
+    return Match(
+        label=jnp.where(row == NONE, NONE, table.labels[row]),
+        count=jnp.where(row == NONE, 0, table.counts[row]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Decoding with the reliability of each bit: the size of its code logit.
+"""Decoding with the reliability of each bit: the absolute value of its code logit.
 
 References:
   Chase, A class of algorithms for decoding block codes with channel measurement
@@ -12,14 +12,15 @@ import scipy.special
 
 from llc_jax.codes import packing
 from llc_jax.decoding import lookup
-from llc_jax.decoding.lookup import NONE, Lookup
+from llc_jax.decoding.lookup import NONE, HashTable
 
-# Classes whose scores are held at once, for each query.
-_CLASSES = 1024
-# Flip patterns that are tried at once, for each query.
-_PATTERNS = 16
+# Classes that each query is scored against at a time.
+_CLASSES_PER_CHUNK = 1024
+# Flip patterns that are tried at a time, for each query.
+_PATTERNS_PER_CHUNK = 16
 
-_LAST = np.iinfo(np.int32).max
+# In place of NONE where the lowest label is wanted.
+_MAX_LABEL = np.iinfo(np.int32).max
 
 
 def best_class(logits: jax.Array, class_codes: jax.Array) -> jax.Array:
@@ -33,30 +34,30 @@ def best_class(logits: jax.Array, class_codes: jax.Array) -> jax.Array:
       class_codes: uint32[L, ceil(k / 32)].
     """
     classes, num_bits = len(class_codes), logits.shape[-1]
-    chunk = min(_CLASSES, classes)
+    chunk = min(_CLASSES_PER_CHUNK, classes)
     chunks = -(-classes // chunk)
-    # The last code comes again; of equal scores the first counts, so nothing changes.
+    # The padding repeats the last code; of equal scores the first counts, so nothing changes.
     padded = jnp.pad(class_codes, ((0, chunks * chunk - classes), (0, 0)), mode="edge")
 
     def fold(best, start_and_codes):
-        start, some_codes = start_and_codes
-        signs = packing.unpack(some_codes, num_bits).astype(logits.dtype)
+        start, codes = start_and_codes
+        signs = packing.unpack(codes, num_bits).astype(logits.dtype)
         scores = jnp.matmul(logits, signs.T, precision=jax.lax.Precision.HIGHEST)
         label, score = start + jnp.argmax(scores, axis=1), jnp.max(scores, axis=1)
         better = score > best[1]
         return (jnp.where(better, label, best[0]), jnp.where(better, score, best[1])), None
 
-    nothing = (jnp.zeros(len(logits), jnp.int32), jnp.full(len(logits), -jnp.inf))
+    initial = (jnp.zeros(len(logits), jnp.int32), jnp.full(len(logits), -jnp.inf))
     starts = jnp.arange(chunks, dtype=jnp.int32) * chunk
-    best, _ = jax.lax.scan(fold, nothing, (starts, padded.reshape(chunks, chunk, -1)))
+    best, _ = jax.lax.scan(fold, initial, (starts, padded.reshape(chunks, chunk, -1)))
     return best[0]
 
 
-def chase(logits: jax.Array, table: Lookup, flips: int) -> jax.Array:
+def chase(logits: jax.Array, table: HashTable, flips: int) -> jax.Array:
     """Looks up every code that differs from the signs in the least reliable bits only.
 
-    Of the class codes met, that one counts whose flipped bits have the least |f_j| in
-    all, which is the one with the best B(C) f.
+    Of the class codes among them, the answer is the one whose flipped bits have the
+    least sum of |f_j|, which is the one with the best B(C) f.
 
     Args:
       logits: float32[N, k].
@@ -64,35 +65,35 @@ def chase(logits: jax.Array, table: Lookup, flips: int) -> jax.Array:
       flips: p, how many bits may be flipped; 2^p codes are looked up.
 
     Returns:
-      int32[N], the label, the lowest where several are best; -1 where none is met.
+      int32[N], the label, the lowest where several are best; -1 where there is none.
     """
-    codes, sizes = packing.pack(logits), jnp.abs(logits)
-    _, bits = jax.lax.top_k(-sizes, flips)
-    sizes = jnp.take_along_axis(sizes, bits, axis=1)
+    codes, reliability = packing.pack(logits), jnp.abs(logits)
+    _, bits = jax.lax.top_k(-reliability, flips)
+    reliability = jnp.take_along_axis(reliability, bits, axis=1)
     # uint32[N, p, W], one bit in each.
-    alone = packing.pack(jax.nn.one_hot(bits, logits.shape[1], dtype=jnp.bool_))
+    single_bits = packing.pack(jax.nn.one_hot(bits, logits.shape[1], dtype=jnp.bool_))
 
     def fold(best, flipped_Cp):
         flipped = flipped_Cp[None, :, :]
-        tried = codes[:, None] ^ jnp.sum(
-            jnp.where(flipped[..., None], alone[:, None], 0), axis=2, dtype=jnp.uint32
+        candidates = codes[:, None] ^ jnp.sum(
+            jnp.where(flipped[..., None], single_bits[:, None], 0), axis=2, dtype=jnp.uint32
         )
-        label = lookup.find(table, tried).label
-        cost = jnp.sum(jnp.where(flipped, sizes[:, None], 0.0), axis=2)
+        label = lookup.look_up(table, candidates).label
+        cost = jnp.sum(jnp.where(flipped, reliability[:, None], 0.0), axis=2)
         cost = jnp.where(label == NONE, jnp.inf, cost)
-        # With what was found before as one more column, the least cost, then the least label.
+        # The best so far is one more column; the least cost counts, then the lowest label.
         label = jnp.concatenate([best[0][:, None], label], axis=1)
         cost = jnp.concatenate([best[1][:, None], cost], axis=1)
         least = jnp.min(cost, axis=1)
-        label = jnp.where((cost == least[:, None]) & (label != NONE), label, _LAST)
+        label = jnp.where((cost == least[:, None]) & (label != NONE), label, _MAX_LABEL)
         return (jnp.min(label, axis=1), least), None
 
     patterns = (np.arange(2**flips)[:, None] >> np.arange(flips) & 1) == 1
-    chunk = min(_PATTERNS, 2**flips)
+    chunk = min(_PATTERNS_PER_CHUNK, 2**flips)
     patterns = jnp.asarray(patterns).reshape(2**flips // chunk, chunk, flips)
-    nothing = (jnp.full(len(logits), _LAST), jnp.full(len(logits), jnp.inf))
-    (label, _), _ = jax.lax.scan(fold, nothing, patterns)
-    return jnp.where(label == _LAST, NONE, label)
+    initial = (jnp.full(len(logits), _MAX_LABEL), jnp.full(len(logits), jnp.inf))
+    (label, _), _ = jax.lax.scan(fold, initial, patterns)
+    return jnp.where(label == _MAX_LABEL, NONE, label)
 
 
 def fit_temperature(
@@ -114,14 +115,14 @@ def fit_temperature(
     """
     logits = np.asarray(logits, np.float64)
     signs = np.asarray(packing.unpack(class_codes, logits.shape[1]))[labels]
-    # The size of a logit counts as positive where its sign is right.
-    margins, inverse = logits * signs, np.ones(logits.shape[1])
+    # A margin is positive where the sign of the logit is right.
+    margins, inverse_temperature = logits * signs, np.ones(logits.shape[1])
     for _ in range(steps):
-        wrong = scipy.special.expit(-inverse * margins)
-        slope = -np.mean(wrong * margins, axis=0)
-        bend = np.mean(wrong * (1 - wrong) * margins**2, axis=0)
-        step = slope / np.maximum(bend, 1e-12)
-        # Half or twice as much at most, so that a flat start does not throw it far off.
-        inverse = np.clip(inverse - step, inverse / 2, inverse * 2)
-        inverse = np.clip(inverse, 0.01, 100)
-    return (1 / inverse).astype(np.float32)
+        error = scipy.special.expit(-inverse_temperature * margins)
+        gradient = -np.mean(error * margins, axis=0)
+        curvature = np.mean(error * (1 - error) * margins**2, axis=0)
+        updated = inverse_temperature - gradient / np.maximum(curvature, 1e-12)
+        # Half or twice as much at most: where the loss is flat, a full step would overshoot.
+        updated = np.clip(updated, inverse_temperature / 2, inverse_temperature * 2)
+        inverse_temperature = np.clip(updated, 0.01, 100)
+    return (1 / inverse_temperature).astype(np.float32)

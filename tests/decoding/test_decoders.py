@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -77,10 +78,11 @@ def brute_force(name, codebook, logits, *, radius=None, flips=None, fallback="re
     return [np.array(column) for column in zip(*rows, strict=True)]
 
 
-def assert_equal(found, expected):
-    for given, wanted in zip(found, expected, strict=True):
-        assert given.dtype == np.int32
-        np.testing.assert_array_equal(given, wanted)
+def assert_equal(results, expected, array_type=np.ndarray):
+    for result, values in zip(results, expected, strict=True):
+        assert isinstance(result, array_type)
+        assert result.dtype == np.int32
+        np.testing.assert_array_equal(result, values)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -98,8 +100,22 @@ def test_equals_brute_force(name, case):
     expected = brute_force(name, codebook, logits, **options)
     assert_equal(decoder.details(logits), expected)
     assert_equal(decoder(logits), expected[:2])
+    assert_equal(decoder.details(jnp.asarray(logits)), expected, jax.Array)
+    assert_equal(decoder(jnp.asarray(logits)), expected[:2], jax.Array)
     if not decoder.needs_logits:
-        assert_equal(decoder.details(packing.pack(logits)), expected)
+        codes = packing.pack(logits)
+        assert_equal(decoder.details(codes), expected, jax.Array)
+        assert_equal(decoder.details(np.asarray(codes)), expected)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_under_jit(name):
+    codebook, logits = make_case("random, 20")
+    decoder = decoders.make(name, codebook, **DECODERS[name])
+    expected = brute_force(name, codebook, logits, **DECODERS[name])
+    assert_equal(jax.jit(decoder.details)(logits), expected, jax.Array)
+    # A NumPy array is a constant there.
+    assert_equal(jax.jit(lambda: decoder(logits))(), expected[:2], jax.Array)
 
 
 @pytest.mark.parametrize("num_bits", [1, 4, 9])
@@ -107,8 +123,8 @@ def test_the_table_holds_every_code(num_bits):
     latent = np.random.default_rng(0).normal(size=(7, num_bits))
     codebook = Codebook.from_numpy(np.concatenate([latent, latent[:2]]))
     every = np.where(np.arange(2**num_bits)[:, None] >> np.arange(num_bits) & 1, 1.0, -1.0)
-    found = decoders.make("table", codebook).details(every.astype(np.float32))
-    assert_equal(found, brute_force("mhd", codebook, every))
+    decoded = decoders.make("table", codebook).details(every.astype(np.float32))
+    assert_equal(decoded, brute_force("mhd", codebook, every))
 
 
 @pytest.mark.parametrize("flips", [0, 1, 2, 6, 10])
@@ -125,28 +141,28 @@ def test_chase_goes_from_ed_or_mhd_to_soft(flips, fallback):
         assert_equal(decoder(logits), decoders.make(end, codebook)(logits))
 
 
-def test_many_classes_meet_in_a_bucket_and_over_chunks():
+def test_many_classes_in_several_buckets_and_chunks():
     rng = np.random.default_rng(0)
     codebook = Codebook.random(5000, 40)
     logits = codebook.latent[rng.integers(5000, size=300)]
     logits = logits * np.where(rng.random(logits.shape) < 0.02, -1, 1).astype(np.float32)
     for name in ("ed", "mhd", "soft"):
-        found = decoders.make(name, codebook)(logits)
-        assert_equal(found, brute_force(name, codebook, logits)[:2])
+        decoded = decoders.make(name, codebook)(logits)
+        assert_equal(decoded, brute_force(name, codebook, logits)[:2])
 
 
-def test_rows_on_a_mesh_stay_where_they_are():
+def test_rows_sharded_over_a_mesh_stay_sharded():
     codebook, logits = make_case("random, 20", queries=64)
     batched = batch_sharding(make_mesh())
     for name, options in DECODERS.items():
         decoder = decoders.make(name, codebook, **options)
         labels, distances = decoder(jax.device_put(logits, batched))
-        assert_equal((labels, distances), decoder(logits))
+        assert_equal((labels, distances), decoder(logits), jax.Array)
         assert labels.sharding.is_equivalent_to(batched, 1), name
 
 
-def test_temperature_makes_a_loud_bit_count_for_what_it_is_worth():
-    # The first bit is loud but says nothing; the others are quiet and right.
+def test_temperature_lowers_the_weight_of_a_bit_that_is_noise():
+    # The first logit is large but random; the others are small and informative.
     rng = np.random.default_rng(0)
     codebook = Codebook.random(16, 10)
     labels = rng.integers(16, size=4000)
@@ -184,6 +200,6 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match="20 positive numbers"):
         decoders.make("soft", codebook, temperature=np.zeros(20))
     with pytest.raises(
-        InputError, match="28 bits takes 8 times .* memory_limit is 134,217,728: raise"
+        InputError, match="28 bits takes up to 8 times .* memory_limit is 134,217,728: raise"
     ):
         decoders.make("table", Codebook.random(10, 28))
