@@ -120,7 +120,7 @@ def read_on_host(table: Table, codes: np.ndarray, with_ties: bool) -> tuple[np.n
     Raises:
       InputError: if a code has bits set beyond the k of the table.
     """
-    # Numba compiles for each layout, and again for what is writeable: there is one form only.
+    # Numba compiles once for each layout and again for read-only arrays: all get one form.
     flat = np.ascontiguousarray(codes).reshape(-1)
     flat.flags.writeable = False
     results = tuple(np.empty(len(flat), np.int32) for _ in range(3 if with_ties else 2))

@@ -114,7 +114,7 @@ def test_under_jit(name):
     decoder = decoders.make(name, codebook, **DECODERS[name])
     expected = brute_force(name, codebook, logits, **DECODERS[name])
     assert_equal(jax.jit(decoder.details)(logits), expected, jax.Array)
-    # A NumPy array is a constant there.
+    # A NumPy array is a constant of the traced function.
     assert_equal(jax.jit(lambda: decoder(logits))(), expected[:2], jax.Array)
 
 
