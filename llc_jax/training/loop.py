@@ -127,11 +127,14 @@ def train(
     checkpoints: Checkpoints,
     log: RunLog,
 ) -> State:
-    """Trains a stage to its end, from its newest checkpoint where there is one.
+    """Trains a stage to its end.
+
+    It starts from the newest checkpoint of the stage; where there is none, from
+    `initial_state`: the weights of another stage or of a file, or untrained ones.
 
     Args:
       training: how.
-      initial_state: makes the state before the first step; called where there is no checkpoint.
+      initial_state: makes the state before the first step.
       class_codes: uint32[L, W], where the codebook is fixed.
       evaluate: state -> figures, for the evaluations on the way.
       checkpoints: of the stage.
