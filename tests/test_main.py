@@ -11,23 +11,38 @@ import sys
 import time
 
 import cv2
+import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 import llc_jax
+from llc_jax import main
+from llc_jax.experiment.run import run
 from llc_jax.training.logging import read_metrics
+from tests import tiny
 from tests.workdirs import STAGES, assert_same_weights, records, weights
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def start(workdir, *arguments, config="tests/tiny.py", devices=1):
-    """Starts the program on so many CPU devices."""
+def start(workdir, *arguments, config="tests/tiny.py", optimized=False):
+    """Starts the program on one CPU device.
+
+    Where it is not to be optimized, it is compiled as the tests themselves are.
+    """
     command = [sys.executable, "-m", "llc_jax.main", f"--config={config}", f"--workdir={workdir}"]
+    options = "" if optimized else os.environ["XLA_FLAGS"]
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{options} --xla_force_host_platform_device_count=1",
         "PYTHONPATH": "configs",
-        "PYTHONWARNINGS": "error,ignore:the load_module:DeprecationWarning",
+        "PYTHONWARNINGS": ",".join(
+            [
+                "error",
+                "ignore:the load_module:DeprecationWarning",
+                "ignore:Error reading persistent compilation cache entry:UserWarning",
+            ]
+        ),
     }
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment, text=True, **pipes)
@@ -51,36 +66,31 @@ def wait_for(workdir, epochs, process):
 def unbroken(tmp_path_factory):
     """The workdir of a run in one process, on one device, that nothing stopped."""
     workdir = tmp_path_factory.mktemp("unbroken")
-    out, err = finish(start(workdir))
+    out, err = finish(start(workdir, optimized=True))
     assert "phase 2: MHD" in out
     assert err == ""
     return workdir
 
 
-def test_killed_and_started_again_is_bit_identical(unbroken, tmp_path):
-    # In phase 1 and in phase 2, at moments that differ from run to run.
-    for epochs in (3, 5):
-        process = start(tmp_path)
-        wait_for(tmp_path, epochs, process)
-        time.sleep(random.uniform(0, 0.1))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    finish(start(tmp_path))
-    assert_same_weights(tmp_path, unbroken, rtol=0, atol=0)
-    assert records(tmp_path) == records(unbroken)
-
-
-def test_sigterm_saves_and_exits(unbroken, tmp_path):
-    process = start(tmp_path)
+def test_stopped_and_started_again_is_bit_identical(unbroken, tmp_path):
+    process = start(tmp_path, optimized=True)
     wait_for(tmp_path, 1, process)
     process.terminate()
     _, err = finish(process, status=128 + signal.SIGTERM)
     assert "Traceback" not in err
     assert "and saved: the same command continues from there" in err
-    out, _ = finish(start(tmp_path))
+    # In phase 1 and in phase 2, at moments that differ from run to run.
+    for epochs in (3, 5):
+        process = start(tmp_path, optimized=True)
+        wait_for(tmp_path, epochs, process)
+        time.sleep(random.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    out, _ = finish(start(tmp_path, optimized=True))
     assert "continues after step" in out
     assert_same_weights(tmp_path, unbroken, rtol=0, atol=0)
+    assert records(tmp_path) == records(unbroken)
     out, _ = finish(start(tmp_path))
     assert "This run is finished" in out
 
@@ -91,7 +101,7 @@ def test_two_processes_end_as_one(tmp_path):
         coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
     one, two = tmp_path / "one", tmp_path / "two"
     # On as many devices: a sum over devices is rounded as their number has it.
-    finish(start(one, devices=2))
+    run(tiny.tree(), one, jax.devices()[:2])
     processes = [
         start(two, coordinator, "--num_processes=2", f"--process_id={index}") for index in range(2)
     ]
@@ -107,23 +117,45 @@ def test_two_processes_end_as_one(tmp_path):
             np.testing.assert_allclose(value, theirs[key], atol=1e-5, rtol=1e-5, err_msg=key)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "config", "message"),
-    [
-        (["--config.batchsize=8"], "tests/tiny.py", 'Did you mean "batch_size"'),
-        (["--config.stages.linear.epoch=8"], "tests/tiny.py", 'Did you mean "epochs"'),
-        (["--config.batch_size=x"], "tests/tiny.py", "invalid literal for int"),
-        (["--config.data.source=/nowhere"], "tests/tiny.py", "There is no data at /nowhere"),
-        (["--wrkdir=x"], "tests/tiny.py", "Unknown command line flag 'wrkdir'"),
-        ([], "configs/none.py", "There is no config file configs/none.py"),
-    ],
-)
-def test_a_wrong_command_line_is_one_error(tmp_path, arguments, config, message):
-    _, err = finish(start(tmp_path / "run", *arguments, config=config), status=2)
+def assert_one_error(err, message):
+    """Checks what a wrong command line prints."""
     assert err.startswith("error: ")
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.batchsize=8", 'Did you mean "batch_size"'),
+        ("--config.data.source=/nowhere", "There is no data at /nowhere"),
+    ],
+)
+def test_a_wrong_command_line_is_one_error(tmp_path, argument, message):
+    _, err = finish(start(tmp_path / "run", argument), status=2)
+    assert_one_error(err, message)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("argument", "config", "message"),
+    [
+        ("--config.stages.linear.epoch=8", "tests/tiny.py", 'Did you mean "epochs"'),
+        ("--config.batch_size=x", "tests/tiny.py", "invalid literal for int"),
+        ("--wrkdir=x", "tests/tiny.py", "Unknown command line flag 'wrkdir'"),
+        ("--mode=train", "configs/none.py", "There is no config file configs/none.py"),
+    ],
+)
+def test_a_flag_that_cannot_be_parsed_is_one_error(monkeypatch, capsys, argument, config, message):
+    arguments = ["llc_jax.main", f"--config={config}", argument]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+        main._parse_flags(arguments)
+    assert end.value.code == 2
+    assert_one_error(capsys.readouterr().err, message)
 
 
 def test_trains_on_a_folder_of_files(tmp_path):
@@ -137,19 +169,17 @@ def test_trains_on_a_folder_of_files(tmp_path):
     small = [
         *("--config.model.name=cnn", "--config.model.dtype=float32"),
         *("--config.data.image_size=16", "--config.data.holdout=0.25", "--config.batch_size=9"),
-        "--config.data.on_error=skip",
+        *("--config.data.on_error=skip", "--config.data.workers=1"),
         *(f"--config.stages.{stage}.epochs=1" for stage in STAGES),
     ]
-    config = f"configs/folder_20bit.py:{tmp_path / 'photos'}"
-    results = []
-    for workers in (1, 0):
-        arguments = [*small, f"--config.data.workers={workers}"]
-        workdir = tmp_path / f"workers{workers}"
-        _, err = finish(start(workdir, *arguments, config=config))
-        assert err == ""
-        results.append(json.loads((workdir / "results.json").read_text()))
-    assert results[0] == results[1]
-    assert results[0]["data/damaged_train"] + results[0]["data/damaged_evaluation"] == 3
+    config, workdir = f"configs/folder_20bit.py:{tmp_path / 'photos'}", tmp_path / "workers1"
+    _, err = finish(start(workdir, *small, config=config))
+    assert err == ""
+    results = json.loads((workdir / "results.json").read_text())
+    tree = json.loads((workdir / "config.json").read_text())
+    tree["data"]["workers"] = 0
+    assert run(tree, tmp_path / "workers0", jax.devices()[:1]) == results
+    assert results["data/damaged_train"] + results["data/damaged_evaluation"] == 3
     model = llc_jax.load(tmp_path / "workers0")
     assert model.codebook.class_names == ("cat", "dog", "fox")
     assert model.encode([tmp_path / "photos" / "fox" / "0.png"]).shape == (1, 1)
