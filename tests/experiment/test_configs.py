@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import pathlib
 
 import jax
@@ -24,8 +25,12 @@ def test_a_config_can_be_run(path):
     assert config.is_locked
     assert f"--config=configs/{path.name}" in path.read_text()
     parsed = parse(config.to_dict())
+    heads = {}
     for stage in parsed.stages.values():
         assert stage.head["name"] in OBJECTIVES[stage.objective["name"]].heads
+        # Stages that differ in the number of bits alone have one network in kind.
+        heads[json.dumps(stage.head | {"logit_scale": None})] = stage
+    for stage in heads.values():
         network = build_network(parsed, stage, num_classes=3)
         jax.eval_shape(network.init, jax.random.key(0))
 
