@@ -12,6 +12,7 @@ from ml_collections import config_flags
 from llc_jax.data.prefetch import ReadersFailed, kill_workers
 from llc_jax.errors import InputError
 from llc_jax.experiment.run import evaluate, run
+from llc_jax.files import WriteFailed
 from llc_jax.training.loop import Diverged
 from llc_jax.training.preemption import Stopped
 
@@ -40,7 +41,7 @@ def main(_: list[str]) -> None:
         {"train": run, "eval": evaluate}[_MODE.value](_CONFIG.value.to_dict(), workdir)
     except InputError as error:
         _exit(2, f"error: {error}")
-    except Diverged as error:
+    except (Diverged, WriteFailed) as error:
         _exit(1, f"error: {error}")
     except ReadersFailed as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
