@@ -34,6 +34,7 @@ def main(_: list[str]) -> None:
     """Runs the config; exits with 0 when the run is finished."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    sys.unraisablehook = _show_unraisable
     _join_cluster(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config_file = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = _WORKDIR.value or pathlib.Path("runs") / _path(config_file).stem
@@ -54,6 +55,12 @@ def main(_: list[str]) -> None:
 def _exit(status: int, message: str) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(status)
+
+
+def _show_unraisable(unraisable) -> None:
+    """Shows what a thread could not raise, but not of the writes that a failed save abandons."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _join_cluster(coordinator: str | None, num_processes: int | None, process_id: int | None):

@@ -1,6 +1,7 @@
 """Runs whose files are damaged, removed or fought over."""
 
 import random
+import resource
 import shutil
 import time
 
@@ -8,7 +9,8 @@ import pytest
 
 from llc_jax.errors import InputError
 from llc_jax.experiment.run import run
-from llc_jax.training.logging import read_metrics
+from llc_jax.files import WriteFailed
+from llc_jax.training import logging
 from tests.test_main import finish, start
 from tests.tiny import tree
 from tests.workdirs import STAGES, assert_same_weights, records
@@ -96,14 +98,43 @@ def test_empty_results_are_measured_again(unbroken, copy, name):
     assert run(linear_tree(), copy) == run(linear_tree(), unbroken)
 
 
-def test_a_workdir_removed_while_running_is_one_sentence(tmp_path):
+def test_a_workdir_removed_while_running_is_one_sentence(tmp_path, monkeypatch):
+    def remove(step, loss, images_per_second):
+        if step == 15:
+            shutil.rmtree(tmp_path / "run")
+
+    monkeypatch.setattr(logging, "_no_bar", remove)
+    with pytest.raises(WriteFailed, match=f"{tmp_path}/run was removed while the run was at work"):
+        run(linear_tree(), tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0, 0.05, 0.1, 0.2, 0.4])
+def test_a_workdir_removed_at_any_moment_is_exit_status_1(tmp_path, delay):
     process = start(tmp_path / "run")
-    while not read_metrics(tmp_path / "run"):
+    while not logging.read_metrics(tmp_path / "run"):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    time.sleep(delay)
+    while (tmp_path / "run").exists():
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
     _, err = finish(process, status=1)
     assert f"error: {tmp_path}/run was removed while the run was at work there" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [5, 20])
+def test_a_limit_on_the_size_of_files_is_exit_status_1(tmp_path, monkeypatch, kilobytes):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # Its files are larger than checkpoints.
+    limit = (1024 * kilobytes, resource.RLIM_INFINITY)
+    process = start(tmp_path / "run")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limit)
+    _, err = finish(process, status=1)
+    assert err.startswith("error: Cannot write the checkpoint of step 14 in")
+    assert err.endswith("(File too large): allow larger files (ulimit -f).\n")
+    assert err.count("\n") == 1
+    finish(start(tmp_path / "run"))
 
 
 @pytest.mark.slow
