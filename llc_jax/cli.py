@@ -11,7 +11,7 @@ import numpy as np
 from llc_jax.codes import packing
 from llc_jax.data.stores import Folder
 from llc_jax.errors import InputError
-from llc_jax.files import atomic_write
+from llc_jax.files import WriteFailed, atomic_write
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except WriteFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130

@@ -1,6 +1,8 @@
-"""Atomic writes, exclusive locks and checks of disk space."""
+"""Atomic writes, checksums, exclusive locks and checks of disk space."""
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -13,33 +15,101 @@ import numpy as np
 
 from llc_jax.errors import InputError
 
+# What the names of temporary files have before their suffix.
+_PARTIAL = ".partial"
+
+_REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there, or ask for a larger quota",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.ENOENT: "its directory was removed",
+}
+
+
+class WriteFailed(OSError):
+    """A file could not be written, as on a full disk; the message is a sentence that says why."""
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Turns an OSError of the body, which writes `path`, into a WriteFailed."""
+    try:
+        yield
+    except WriteFailed:
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise write_failed(path, error.errno) from error
+
+
+def write_failed(what: str | os.PathLike, number: int) -> WriteFailed:
+    """Returns the error that a file, or whatever is named, cannot be written; of an `errno`."""
+    remedy = f": {_REMEDIES[number]}" if number in _REMEDIES else ""
+    return WriteFailed(f"Cannot write {what} ({os.strerror(number)}){remedy}.")
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path` and renames it to `path` at the end.
 
-    If the body raises, or the process dies in it, `path` keeps its old content.
+    If the body raises, or the process dies in it, `path` keeps its old content. What a process
+    that dies leaves behind, `sweep` removes.
+
+    Raises:
+      WriteFailed: if the file cannot be written.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix
-    )
-    os.close(handle)
-    temporary = pathlib.Path(temporary)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem}.", suffix=f"{_PARTIAL}{path.suffix}"
+        )
+        os.close(handle)
+        temporary = pathlib.Path(temporary)
+        try:
+            with exclusive_lock(temporary):
+                yield temporary
+                temporary.chmod(0o666 & ~_umask())
+                os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def sweep(directory: pathlib.Path) -> None:
+    """Removes the temporary files of atomic writes in a directory whose processes are dead."""
+    for path in directory.glob(f".*{_PARTIAL}*"):
+        # A living process holds the lock of its file.
+        with contextlib.suppress(InputError, OSError), exclusive_lock(path):
+            path.unlink()
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns the object that a JSON file holds.
+
+    Raises:
+      InputError: if it holds none: it is cut off, empty, or not JSON, or cannot be read.
+    """
+    try:
+        value = json.loads(pathlib.Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}).") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is damaged (it holds a {type(value).__name__}, not an object).")
+    return value
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
@@ -69,19 +139,34 @@ def exclusive_lock(path: str | os.PathLike) -> Iterator[None]:
     Raises:
       InputError: if another process has the lock.
     """
-    import fcntl  # Unix only, and the rest of this module is not.
-
-    descriptor = os.open(path, os.O_RDONLY)
+    # A shared disk locks what is open for writing, which a directory cannot be.
+    descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"Another process is at work on {path}: wait for it.") from error
-        except OSError:
-            pass  # This file system has no locks.
+        if not try_lock(descriptor):
+            raise InputError(f"Another process is at work on {path}: wait for it.")
         yield
     finally:
         os.close(descriptor)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Locks an open file until it is closed, at the latest when the process ends.
+
+    Returns:
+      Whether this was possible: False if the file is locked already, True too where the
+      system or the file system has no locks.
+    """
+    try:
+        import fcntl  # Unix only, and the rest of this module is not.
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def check_space(

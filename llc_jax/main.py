@@ -12,6 +12,7 @@ from ml_collections import config_flags
 from llc_jax.data.prefetch import ReadersFailed, kill_workers
 from llc_jax.errors import InputError
 from llc_jax.experiment.run import evaluate, run
+from llc_jax.files import WriteFailed
 from llc_jax.training.loop import Diverged
 from llc_jax.training.preemption import Stopped
 
@@ -33,6 +34,7 @@ def main(_: list[str]) -> None:
     """Runs the config; exits with 0 when the run is finished."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    sys.unraisablehook = _show_unraisable
     _join_cluster(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config_file = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = _WORKDIR.value or pathlib.Path("runs") / _path(config_file).stem
@@ -40,7 +42,7 @@ def main(_: list[str]) -> None:
         {"train": run, "eval": evaluate}[_MODE.value](_CONFIG.value.to_dict(), workdir)
     except InputError as error:
         _exit(2, f"error: {error}")
-    except Diverged as error:
+    except (Diverged, WriteFailed) as error:
         _exit(1, f"error: {error}")
     except ReadersFailed as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -53,6 +55,12 @@ def main(_: list[str]) -> None:
 def _exit(status: int, message: str) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(status)
+
+
+def _show_unraisable(unraisable) -> None:
+    """Shows what a thread could not raise, but not of the writes that a failed save abandons."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _join_cluster(coordinator: str | None, num_processes: int | None, process_id: int | None):

@@ -1,10 +1,15 @@
-"""The devices of a run: one mesh axis, `data`, over which batches are split."""
+"""The devices of a run: one mesh axis, `data`, over which batches are split; its processes."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+
+from llc_jax.errors import InputError
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -28,3 +33,26 @@ def with_sharding(abstract: Any, sharding: Sharding) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
     )
+
+
+def from_first_process(compute: Callable[[], list[str]]) -> list[str]:
+    """Returns on every process what a function returns on the first, where alone it is called.
+
+    Raises:
+      InputError: on every process, if the function raises one.
+    """
+    if jax.process_count() == 1:
+        return compute()
+    outcome = {}
+    if jax.process_index() == 0:
+        try:
+            outcome = {"lines": compute()}
+        except InputError as error:
+            outcome = {"error": str(error)}
+    text = np.frombuffer(json.dumps(outcome).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    text = multihost_utils.broadcast_one_to_all(np.resize(text, size))
+    outcome = json.loads(np.asarray(text).tobytes())
+    if "error" in outcome:
+        raise InputError(outcome["error"])
+    return outcome["lines"]

@@ -1,7 +1,6 @@
 """A run: a plan's stages in order, each trained, then measured. It continues where it stopped."""
 
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,9 @@ from llc_jax.experiment.workdir import (
     EVALUATION_FILE,
     RESULTS_FILE,
     check_config,
+    locked,
     on_first_process,
+    read_results,
     wait_for_all,
 )
 from llc_jax.files import make_directory, write_arrays, write_json
@@ -53,23 +54,28 @@ def run(
       The final figures by their flat names, as in `results.json`.
 
     Raises:
-      InputError: if the config, the data or the workdir cannot be used.
+      InputError: if the config, the data or the workdir cannot be used, or another run is at
+        work there.
+      WriteFailed: if the disk is full, or the workdir was removed; checkpoints stay.
       Stopped: if the process was told to stop; progress is saved.
       Diverged: if a loss or a weight is no longer finite.
     """
     config, workdir = parse(tree), pathlib.Path(workdir).absolute()
     log = RunLog(workdir, primary=jax.process_index() == 0)
     check_config(workdir, config)
-    if (workdir / RESULTS_FILE).exists():
-        results = json.loads((workdir / RESULTS_FILE).read_text())
+    results = read_results(workdir / RESULTS_FILE)
+    if results:
         log.say("This run is finished.")
     else:
         plan = plan_run(config, workdir, make_mesh(devices))
-        log.say(*plan.summary)
         make_directory(workdir)
-        on_first_process(write_json, workdir / CONFIG_FILE, as_json(config))
-        results = _run_plan(plan, log)
-        on_first_process(write_json, workdir / RESULTS_FILE, results)
+        with locked(workdir):
+            # Another run may have been at work there in the meantime.
+            check_config(workdir, config)
+            log.say(*plan.summary)
+            on_first_process(write_json, workdir / CONFIG_FILE, as_json(config))
+            results = _run_plan(plan, log)
+            on_first_process(write_json, workdir / RESULTS_FILE, results)
     _show(results, config, log)
     log.say(f"Run: {workdir}")
     return results
@@ -112,9 +118,11 @@ def evaluate(
 def _run_plan(plan: Plan, log: RunLog) -> dict[str, float]:
     results = {}
     for stage in plan.stages:
-        if not stage.directory.is_finished:
-            on_first_process(write_json, stage.directory.results_file, _run_stage(stage, log))
-        results |= json.loads(stage.directory.results_file.read_text())
+        figures = read_results(stage.directory.results_file)
+        if not figures:
+            figures = _run_stage(stage, log)
+            on_first_process(write_json, stage.directory.results_file, figures)
+        results |= figures
     return results | (_count_damaged(plan.dataset) if plan.skips_damaged else {})
 
 
@@ -130,6 +138,7 @@ def _run_stage(stage: Stage, log: RunLog) -> dict[str, float]:
         return training.initial_state(weights, latent)
 
     with Checkpoints(stage.directory.checkpoints, stage.checkpoints_kept) as checkpoints:
+        log.say(*checkpoints.remarks)
         state = loop.train(
             training,
             initial_state,

@@ -9,13 +9,16 @@ codebook.npz              the class codes of the last stage that has some
 metrics.jsonl             the figures of every epoch, and in tensorboard/ too
 results.json              all figures, once the run is finished
 evaluation.json           the figures of an evaluation without training
+lock                      while a run is at work there: which process, where and since when
 """
 
+import contextlib
 import dataclasses
-import json
+import datetime
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,11 +27,14 @@ from jax.experimental import multihost_utils
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.experiment.config import RunConfig, StageConfig, as_json, parse
+from llc_jax.files import WriteFailed, read_json, sweep, try_lock
+from llc_jax.mesh import from_first_process
 
 CONFIG_FILE = "config.json"
 CODEBOOK_FILE = "codebook.npz"
 RESULTS_FILE = "results.json"
 EVALUATION_FILE = "evaluation.json"
+LOCK_FILE = "lock"
 
 # What may change between the parts of a run, as it cannot change the result.
 _FREE_KEYS = ("data.workers", "checkpoint.keep", "checkpoint.steps")
@@ -120,10 +126,21 @@ def read_config(workdir: pathlib.Path) -> RunConfig:
     path = workdir / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{workdir} is not the workdir of a run: there is no {CONFIG_FILE} in it.")
+    return parse(read_json(path))
+
+
+def read_results(path: pathlib.Path) -> dict[str, float]:
+    """Reads the figures of a `results.json`; there are none where there is no such file.
+
+    Raises:
+      InputError: if it is damaged.
+    """
     try:
-        return parse(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is damaged ({error}).") from error
+        return read_json(path) if path.exists() else {}
+    except InputError as error:
+        raise InputError(
+            f"{error} Remove it, and the command that started the run measures again."
+        ) from error
 
 
 def check_config(workdir: pathlib.Path, config: RunConfig, *, evaluation: bool = False) -> None:
@@ -152,6 +169,77 @@ def check_config(workdir: pathlib.Path, config: RunConfig, *, evaluation: bool =
             f"{workdir} holds a run of another config: {'; '.join(changed[:3])}{more}. "
             "Choose another --workdir, or remove that one."
         )
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps a workdir to this run, of one process or several, while the body runs.
+
+    The lock is the operating system's, on the file `lock`, and ends with the first process
+    however that ends. Temporary files that killed processes have left are removed.
+
+    Raises:
+      InputError: if another run is at work there, naming its process, host and start.
+      WriteFailed: if the workdir was removed during the body, whatever that has raised.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def enter() -> list[str]:
+            stack.enter_context(_lock(workdir / LOCK_FILE))
+            for directory in (workdir, *filter(pathlib.Path.is_dir, workdir.iterdir())):
+                sweep(directory)
+            return []
+
+        from_first_process(enter)
+        yield
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path) -> Iterator[None]:
+    descriptor = _open_locked(path)
+    try:
+        now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+        holder = f"process {os.getpid()} on {socket.gethostname()} since {now}\n"
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, holder.encode())
+        yield
+    finally:
+        removed = not _is_at(descriptor, path)
+        if not removed:
+            path.unlink()
+        os.close(descriptor)
+        if removed:
+            raise WriteFailed(
+                f"{path.parent} was removed while the run was at work there: start it again."
+            )
+
+
+def _open_locked(path: pathlib.Path) -> int:
+    """Returns the descriptor of a file, made if missing, that no other process has locked."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise InputError(f"Cannot open {path}: {error.strerror}.") from error
+        if not try_lock(descriptor):
+            holder = os.read(descriptor, 1000).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise InputError(
+                f"Another run is at work in {path.parent}: {holder or 'it has just started'}. "
+                "Wait until it ends, or choose another --workdir."
+            )
+        # The holder before may have removed the file after it was opened here.
+        if _is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: pathlib.Path) -> bool:
+    """Whether an open file is still the one at its path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def on_first_process(write: Callable[..., None], *args: Any) -> None:

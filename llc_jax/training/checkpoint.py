@@ -1,14 +1,30 @@
-"""Checkpoints of a stage, with Orbax; no other module imports it."""
+"""Checkpoints of a stage, with Orbax; no other module imports it.
 
+Beside the files of a checkpoint is `checksums.json`, the SHA-256 of each; they are compared
+before anything is restored. A checkpoint of before there was such a file is restored without.
+"""
+
+import contextlib
+import errno
+import functools
+import itertools
+import json
+import logging
 import os
 import pathlib
+import re
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from llc_jax.errors import InputError
-from llc_jax.files import check_space
+from llc_jax.files import WriteFailed, check_space, read_json, sha256, write_failed, writing
+from llc_jax.mesh import from_first_process
+
+CHECKSUMS_FILE = "checksums.json"
 
 Tree = Any
 _managers = ocp.checkpoint_managers
@@ -17,24 +33,43 @@ _managers = ocp.checkpoint_managers
 class Checkpoints:
     """The checkpoints of one stage, by step; the latest `keep` of them are kept.
 
-    Saving is asynchronous; a checkpoint appears under its name when it is complete.
+    Saving is asynchronous; a checkpoint appears under its name when it is complete, with its
+    checksums. Newest checkpoints that are damaged are set aside: renamed, not removed.
     Use it as a context manager, or call `close`.
+
+    Attributes:
+      directory: of the checkpoints.
+      keep: how many are kept.
+      remarks: sentences on those that were found damaged, or without checksums.
+
+    Raises:
+      InputError: if all were damaged.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2):
+        self.directory, self.keep = pathlib.Path(directory).absolute(), keep
+        find = functools.partial(_set_damaged_aside, self.directory)
+        self.remarks = tuple(from_first_process(find))
+        self._saved_step = None
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_managers.LatestN(keep),
             save_decision_policy=_managers.FixedIntervalPolicy(1),
             enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+            cleanup_tmp_directories=True,
         )
-        self.directory, self.keep = pathlib.Path(directory).absolute(), keep
+        logging.getLogger("absl").addFilter(_is_not_raised_too)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            self.close()
+        except WriteFailed:
+            if not isinstance(error, WriteFailed):
+                raise
 
     @property
     def latest_step(self) -> int | None:
@@ -55,8 +90,18 @@ class Checkpoints:
         check_space(self.directory, size * count, f"A set of {count} checkpoints", remedy)
 
     def save(self, step: int, state: Tree) -> None:
-        """Starts to save the state, unless this step is already saved."""
-        if step != self.latest_step:
+        """Starts to save the state, unless this step is already saved.
+
+        Raises:
+          WriteFailed: if this or the last checkpoint cannot be written; those before stay.
+        """
+        if step == self.latest_step:
+            return
+        self._wait()
+        if not self.directory.is_dir():
+            raise write_failed(self.directory, errno.ENOENT)
+        self._saved_step = step
+        with self._explaining():
             self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def restore(self, abstract: Tree) -> Tree:
@@ -76,9 +121,38 @@ class Checkpoints:
         return self._manager.reached_preemption(step)
 
     def close(self) -> None:
-        """Waits until all checkpoints are written, and closes the manager."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until all checkpoints are written, and closes the manager.
+
+        Raises:
+          WriteFailed: if the last one cannot be written; those before stay.
+        """
+        try:
+            self._wait()
+        finally:
+            self._manager.close()
+
+    def _wait(self) -> None:
+        with self._explaining():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Says in a sentence what the system did not let Orbax write."""
+        try:
+            yield
+        except Exception as error:
+            number = _errno(error)
+            if number is None:
+                raise
+            what = f"the checkpoint of step {self._saved_step} in {self.directory}"
+            raise write_failed(what, number) from error
+
+    def _write_checksums(self) -> None:
+        """Adds the checksums to the checkpoint that is complete but for its name."""
+        (checkpoint,) = self.directory.glob(f"{self._saved_step}.orbax-checkpoint-tmp*")
+        files = sorted(path for path in checkpoint.glob("*/**/*") if path.is_file())
+        sums = {path.relative_to(checkpoint).as_posix(): sha256(path) for path in files}
+        (checkpoint / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=2) + "\n")
 
 
 def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
@@ -89,11 +163,12 @@ def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
       abstract: a tree of `jax.ShapeDtypeStruct`s with shardings, under those keys.
 
     Raises:
-      InputError: if there is no checkpoint, or it does not match the tree.
+      InputError: if there is no checkpoint, it is damaged, or it does not match the tree.
     """
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
     with _open_read_only(directory) as manager:
+        _check_whole(manager.directory / str(_latest_step(manager)))
         return _restore(manager, args)
 
 
@@ -133,6 +208,84 @@ def _latest_step(manager: ocp.CheckpointManager) -> int:
     if step is None:
         raise InputError(f"There is no checkpoint in {manager.directory}.")
     return step
+
+
+def _set_damaged_aside(directory: pathlib.Path) -> list[str]:
+    """Renames the newest checkpoints of a stage that are damaged, up to the first whole one.
+
+    Returns:
+      Sentences on those, and on the whole one if it has no checksums.
+
+    Raises:
+      InputError: if no whole one is left.
+    """
+    remarks = []
+    names = (path.name for path in directory.glob("*") if path.name.isdecimal())
+    for step in sorted(map(int, names), reverse=True):
+        checkpoint = directory / str(step)
+        damage = _find_damage(checkpoint)
+        if damage is None:
+            return remarks if _has_checksums(checkpoint) else [*remarks, _unchecked(checkpoint)]
+        asides = (directory / f"{step}.damaged{number}" for number in itertools.count(1))
+        aside = next(path for path in asides if not path.exists())
+        with writing(aside):
+            checkpoint.rename(aside)
+        remarks.append(
+            f"The checkpoint {checkpoint} is damaged ({damage}), and is now {aside.name}."
+        )
+    if remarks:
+        remarks.append("No other is left: the same command trains the stage from its beginning.")
+        raise InputError(" ".join(remarks))
+    return []
+
+
+def _check_whole(checkpoint: pathlib.Path) -> None:
+    """Raises an InputError if a checkpoint is damaged; warns if that cannot be known."""
+    damage = _find_damage(checkpoint)
+    if damage is not None:
+        raise InputError(
+            f"The checkpoint {checkpoint} is damaged ({damage}). Remove the results.json of its "
+            "stage and that of its run; the command that started the run then continues it from "
+            "the checkpoint before."
+        )
+    if not _has_checksums(checkpoint):
+        warnings.warn(_unchecked(checkpoint), stacklevel=3)
+
+
+def _has_checksums(checkpoint: pathlib.Path) -> bool:
+    return (checkpoint / CHECKSUMS_FILE).exists()
+
+
+def _unchecked(checkpoint: pathlib.Path) -> str:
+    return f"The checkpoint {checkpoint} has no checksums: damage to it would go unnoticed."
+
+
+def _find_damage(checkpoint: pathlib.Path) -> str | None:
+    """Returns which file of a checkpoint is not as it was saved, None if none is known to be."""
+    if not _has_checksums(checkpoint):
+        return None
+    try:
+        for name, checksum in read_json(checkpoint / CHECKSUMS_FILE).items():
+            if sha256(checkpoint / name) != checksum:
+                return f"{name} has changed since it was saved"
+    except InputError:
+        return f"{CHECKSUMS_FILE} cannot be read"
+    except OSError as error:
+        return f"{name}: {error.strerror}"
+    return None
+
+
+def _errno(error: BaseException) -> int | None:
+    """Returns the number of the system's error that an exception tells of, None if of none."""
+    if isinstance(error, OSError):
+        return error.errno
+    of_tensorstore = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(of_tensorstore[1]) if of_tensorstore else None
+
+
+def _is_not_raised_too(record: logging.LogRecord) -> bool:
+    """Keeps Orbax from logging the tracebacks of exceptions that it raises as well."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _restore(manager: ocp.CheckpointManager, args) -> Tree:

@@ -7,13 +7,16 @@ import contextlib
 import json
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterator
 
 import rich.console
 import rich.progress
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
-from llc_jax.files import atomic_write
+from llc_jax.files import atomic_write, writing
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -48,16 +51,19 @@ class RunLog:
         """Opens the log of a stage that starts or continues at `first_step`.
 
         Records of the stage after that step are removed, because the steps are taken again.
+        Each new record is on its way to the disk when it is written: a killed run keeps it.
+
+        Raises:
+          WriteFailed: here or by `StageLog.write`, if the files cannot be written.
         """
         if not self._primary:
             yield StageLog(name, [], _no_bar)
             return
         metrics = self._workdir / METRICS_FILE
-        _truncate_metrics(metrics, name, first_step)
-        events = str(self._workdir / "tensorboard" / name)
+        self.say(*_truncate_metrics(metrics, name, first_step))
+        events = self._workdir / "tensorboard" / name
         with (
-            tensorboardX.SummaryWriter(events, purge_step=first_step + 1) as writer,
-            metrics.open("a") as file,
+            _open_events(events, first_step) as write_events,
             _progress(self._console, name, first_step, num_steps) as update_bar,
         ):
 
@@ -65,15 +71,10 @@ class RunLog:
                 self.say(_format_record(record))
 
             def to_file(record):
-                file.write(json.dumps(record) + "\n")
-                file.flush()
+                with writing(metrics), metrics.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
 
-            def to_tensorboard(record):
-                for key, value in record.items():
-                    if key not in ("stage", "step"):
-                        writer.add_scalar(key, value, record["step"])
-
-            yield StageLog(name, [to_console, to_file, to_tensorboard], update_bar)
+            yield StageLog(name, [to_console, to_file, write_events], update_bar)
 
 
 class StageLog:
@@ -100,21 +101,72 @@ class StageLog:
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict]:
-    """Returns the logged records of a run in order, without a last line that was cut off."""
+    """Returns the logged records of a run in order, without lines that are damaged or cut off."""
     path = pathlib.Path(workdir) / METRICS_FILE
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [record for record in map(_parse_record, lines) if record is not None]
 
 
-def _truncate_metrics(metrics: pathlib.Path, stage: str, step: int) -> None:
-    """Removes the records of a stage after a step."""
-    records = read_metrics(metrics.parent)
-    kept = [record for record in records if record["stage"] != stage or record["step"] <= step]
+def _parse_record(line: bytes) -> dict | None:
+    """Returns the record that a line of the metrics holds, None if it holds none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    names_step = isinstance(record, dict) and isinstance(record.get("step"), int)
+    return record if names_step and "stage" in record else None
+
+
+def _truncate_metrics(metrics: pathlib.Path, stage: str, step: int) -> list[str]:
+    """Removes the records of a stage after a step, and lines that hold no record.
+
+    Returns:
+      What there is to say of those; a last line that was cut off is no surprise.
+    """
+    lines = metrics.read_bytes().splitlines(keepends=True) if metrics.exists() else []
+    kept, remarks = [], []
+    for number, line in enumerate(lines, start=1):
+        record = _parse_record(line)
+        if record is None and line.endswith(b"\n"):
+            text = line.decode(errors="replace").strip()
+            remarks.append(f"Line {number} of {metrics} is damaged, and is removed: {text}")
+        elif record is not None and (record["stage"] != stage or record["step"] <= step):
+            kept.append(json.dumps(record) + "\n")
     with atomic_write(metrics) as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        temporary.write_text("".join(kept))
+    return remarks
+
+
+@contextlib.contextmanager
+def _open_events(directory: pathlib.Path, first_step: int) -> Iterator[Callable[[dict], None]]:
+    """Opens a file of TensorBoard events; yields the function that writes a record to it.
+
+    TensorBoard passes over what earlier files have of later steps than the first.
+    """
+
+    def write(*events):
+        with writing(directory):
+            for event in events:
+                writer.write_event(event)
+            writer.flush()
+
+    def write_record(record):
+        step, now = record["step"], time.time()
+        names = (name for name in record if name not in ("stage", "step"))
+        summaries = (scalar(name, record[name]) for name in names)
+        write(*(Event(step=step, wall_time=now, summary=summary) for summary in summaries))
+
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        # A process that starts again within the second must not take the file of the last one.
+        writer = EventsWriter(str(directory / "events"), f".{time.time_ns()}")
+    try:
+        start, now = SessionLog(status=SessionLog.START), time.time()
+        write(Event(step=first_step + 1, wall_time=now, session_log=start))
+        yield write_record
+    finally:
+        with contextlib.suppress(OSError):  # All is written, or its error was raised.
+            writer.close()
 
 
 def _format_record(record: dict) -> str:

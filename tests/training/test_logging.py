@@ -1,8 +1,13 @@
 import io
 import json
+import shutil
+import struct
 
+import pytest
 import rich.console
+from tensorboardX.proto.event_pb2 import Event
 
+from llc_jax.files import WriteFailed
 from llc_jax.training import logging
 from llc_jax.training.logging import RunLog, read_metrics
 
@@ -11,6 +16,19 @@ def write_some(workdir, steps, first_step=0, stage="codebook"):
     with RunLog(workdir).stage(stage, first_step, 100) as log:
         for step in steps:
             log.write(step, {"epoch": step // 10, "loss": 1 / step})
+
+
+def read_events(workdir, stage="codebook"):
+    """Returns the events that are on the disk, each (tag, step, value) or (None, first step)."""
+    found = []
+    for path in sorted((workdir / "tensorboard" / stage).iterdir()):
+        data = path.read_bytes()
+        while data:  # A record is its length, a checksum of it, itself, and a checksum.
+            (size,) = struct.unpack("<Q", data[:8])
+            event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            found += [(None, event.step)] if event.HasField("session_log") else []
+    return found
 
 
 def test_records_are_lines_of_json_and_events(tmp_path, capsys):
@@ -55,3 +73,48 @@ def test_a_terminal_has_a_progress_bar():
     assert "50/200" in output.getvalue()
     assert "12,345 images/s" in output.getvalue()
     assert "loss 1.250" in output.getvalue()
+
+
+def test_what_is_logged_is_on_the_disk_at_once(tmp_path):
+    # A process that is killed closes nothing, and one that comes after it starts within a second.
+    for first_step in (0, 10):
+        log = RunLog(tmp_path).stage("codebook", first_step, 100)
+        log.__enter__().write(first_step + 10, {"epoch": first_step // 10, "loss": 0.5})
+        assert len(read_metrics(tmp_path)) == first_step // 10 + 1
+        assert (None, first_step + 1) in read_events(tmp_path)
+        assert ("loss", first_step + 10, 0.5) in read_events(tmp_path)
+    assert ("loss", 10, 0.5) in read_events(tmp_path)
+
+
+def test_damaged_lines_are_passed_over_and_said_once(tmp_path, capsys):
+    write_some(tmp_path, [10, 20])
+    good = read_metrics(tmp_path)
+    damage = [b"\xff\xfe", b"[1, 2]", b'{"stage": "codebook"}', b'{"step": 3}', b"{", b"[" * 9999]
+    path = tmp_path / "metrics.jsonl"
+    first, second = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, *damage, second, b""]))
+    assert read_metrics(tmp_path) == good
+    capsys.readouterr()
+    write_some(tmp_path, [30], first_step=20)
+    said = [line for line in capsys.readouterr().out.splitlines() if "is damaged" in line]
+    assert len(said) == 6
+    assert said[1] == f"Line 3 of {path} is damaged, and is removed: [1, 2]"
+    assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20, 30]
+    write_some(tmp_path, [40], first_step=30)
+    assert "damaged" not in capsys.readouterr().out
+
+
+def test_a_workdir_that_was_removed_is_one_sentence(tmp_path):
+    with pytest.raises(WriteFailed, match=r"metrics\.jsonl .*its directory was removed\."):
+        with RunLog(tmp_path / "run").stage("codebook", 0, 100) as log:
+            log.write(10, {"loss": 0.5})
+            shutil.rmtree(tmp_path / "run")
+            log.write(20, {"loss": 0.5})
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    with pytest.raises(WriteFailed, match=r"\(No space left on device\): make room there\."):
+        with RunLog(tmp_path).stage("codebook", 0, 100) as log:
+            (tmp_path / "metrics.jsonl").unlink()
+            (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+            log.write(10, {"loss": 0.5})
