@@ -165,8 +165,8 @@ def warn_of_repeated_files(store: Folder, files: Sequence[str], places: Sequence
     mixed = [group for group in repeated if group[0][0] != group[-1][0]]
     first, last = ((mixed or repeated)[0][end][1] for end in (0, -1))
     logging.warning(
-        "%s has %d images under more than one name, %d of them in more than one class or split: "
-        "%s and %s are the same file. Remove the links or lines that repeat them.",
+        "Images in %s that have more than one name: %d; more than one class or split: %d. "
+        "%s and %s are the same file: remove the links or lines that repeat it.",
         *(store.root, len(repeated), len(mixed), _shortened(first), _shortened(last)),
     )
 

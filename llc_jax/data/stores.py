@@ -40,9 +40,6 @@ _MAX_PATHS = 1000
 # Entries of the cache that have another number were written by another version.
 _CACHE_FORMAT = (1, 0)
 
-# The device and the inode of a directory, whatever the path to it.
-_Identity = tuple[int, int]
-
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
@@ -60,28 +57,28 @@ class Folder:
           InputError: if a directory cannot be read, or too many paths lead to it.
         """
         paths, visits = [], collections.Counter()
-        pending = [("", _with_parents(self.root))]
+        # Directories by their paths and real paths, with the real paths of the directories
+        # whose links lead to them.
+        pending = [("", os.path.realpath(self.root), ())]
         while pending:
-            directory, trail = pending.pop()
+            directory, real_path, trail = pending.pop()
             for entry in _entries(self.root / directory):
                 path = f"{directory}{entry.name}"
+                if entry.name.startswith("."):
+                    continue
                 if not _is_directory(entry):
                     if is_image(entry.name):
                         paths.append(path)
-                    continue
-                if entry.name.startswith("."):
-                    continue
-                identity = _identity(entry)
-                if identity in trail:
-                    continue
-                visits[identity] += 1
-                if visits[identity] > _MAX_PATHS:
-                    raise InputError(
-                        f"More than {_MAX_PATHS:,} paths lead to {entry.path}, through links: "
-                        "remove those between the directories."
-                    )
-                above = _with_parents(entry) if entry.is_symlink() else {identity}
-                pending.append((f"{path}/", trail | above))
+                elif not entry.is_symlink():
+                    pending.append((f"{path}/", f"{real_path}/{entry.name}", trail))
+                elif not _is_above(target := os.path.realpath(entry), (*trail, real_path)):
+                    pending.append((f"{path}/", target, (*trail, real_path)))
+                    visits[target] += 1
+                    if visits[target] > _MAX_PATHS:
+                        raise InputError(
+                            f"More than {_MAX_PATHS:,} paths lead to {target}, through links: "
+                            "remove those between the directories."
+                        )
         return sorted(paths)
 
     def real_paths(self, files: Sequence[str]) -> list[str]:
@@ -237,18 +234,10 @@ def _is_directory(entry: os.DirEntry) -> bool:
         return False
 
 
-def _identity(path: os.DirEntry | pathlib.Path) -> _Identity:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise InputError(f"Cannot read {os.fspath(path)}: {error.strerror}.") from error
-    return status.st_dev, status.st_ino
-
-
-def _with_parents(directory: os.DirEntry | pathlib.Path) -> frozenset[_Identity]:
-    """Returns the identities of a directory and of all above it, where it really is."""
-    path = pathlib.Path(os.path.realpath(directory))
-    return frozenset(map(_identity, [path, *path.parents]))
+def _is_above(directory: str, places: Iterable[str]) -> bool:
+    """Whether a directory is one of some places, or one of them is below it; by real paths."""
+    start = f"{directory.rstrip('/')}/"
+    return any(f"{place}/".startswith(start) for place in places)
 
 
 def _tar_index(root: pathlib.Path) -> dict[str, np.ndarray]:

@@ -175,11 +175,11 @@ def test_a_file_in_two_classes_is_a_warning_with_counts(tmp_path, caplog, monkey
     (root / "cat/again").symlink_to("sub")
     (root / "dog/one.png").symlink_to("../cat/1.png")
     [message] = warnings_of(lambda: open_splits(root), caplog)
-    assert "2 images under more than one name, 1 of them in more than one class" in message
+    assert "have more than one name: 2; more than one class or split: 1." in message
     assert "cat/1.png and dog/one.png are the same file" in message
     (root / "all.csv").write_text("cat/1.png,a\n./cat/1.png,b\ncat/2.png,b\ncat/sub/3.png,a\n")
     [message] = warnings_of(lambda: open_splits(root / "all.csv"), caplog)
-    assert "1 images under more than one name, 1 of them in more than one class" in message
+    assert "have more than one name: 1; more than one class or split: 1." in message
 
 
 def test_a_file_in_both_splits_is_a_warning(tmp_path, caplog, monkeypatch):
@@ -187,7 +187,7 @@ def test_a_file_in_both_splits_is_a_warning(tmp_path, caplog, monkeypatch):
     make_tree(tmp_path, SPLIT_TREE)
     (tmp_path / "val/dog/more").symlink_to("../../train/dog")
     [message] = warnings_of(lambda: open_splits(tmp_path), caplog)
-    assert "2 images under more than one name, 2 of them in more than one class" in message
+    assert "have more than one name: 2; more than one class or split: 2." in message
     assert "train/dog/c.png and val/dog/more/c.png" in message
 
 
