@@ -1,13 +1,18 @@
 """Atomic writes, checksums, exclusive locks and checks of disk space."""
 
 import contextlib
+<<<<<<< HEAD
 import errno
 import hashlib
+=======
+import io
+>>>>>>> hostile
 import json
 import os
 import pathlib
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -116,6 +121,44 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> N
     """Writes arrays by their names as `.npz`, atomically."""
     with atomic_write(path) as temporary:
         np.savez(temporary, **arrays)
+
+
+def read_array(path: str | os.PathLike) -> np.ndarray:
+    """Reads the array of an `.npy`, which is not pickled and fills the file.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is damaged, or something else.
+    """
+    return _parse_array(pathlib.Path(path).read_bytes())
+
+
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads the arrays of an `.npz` by their names, and compares their checksums.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is damaged, or something else.
+    """
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                contents = {name: archive.read(name) for name in archive.namelist()}
+        except Exception as error:  # Damage leads the reader to errors of many kinds.
+            raise ValueError(f"it is not a whole .npz file: {error}") from error
+    return {name.removesuffix(".npy"): _parse_array(data) for name, data in contents.items()}
+
+
+def _parse_array(content: bytes) -> np.ndarray:
+    """Returns the array that is all of an `.npy` file's content."""
+    file = io.BytesIO(content)
+    try:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # Damage leads the reader to errors of many kinds.
+        raise ValueError(f"it holds no whole array: {error}") from error
+    if file.read(1):
+        raise ValueError(f"it holds more than the array of shape {array.shape} in its header")
+    return array
 
 
 def make_directory(directory: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
+from llc_jax.data.stores import read_image
 from llc_jax.data.transforms import Crop
 from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
@@ -117,7 +118,7 @@ class Model:
             return self._crop(image, "")
         path = pathlib.Path(image)
         try:
-            return self._crop(path.read_bytes(), str(path))
+            return self._crop(read_image(path), str(path))
         except OSError as error:
             raise InputError(f"Cannot read the image {path}: {error.strerror}.") from error
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import zipfile
 from collections.abc import Sequence
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 
 from llc_jax.codes import construction, hamming, packing
 from llc_jax.errors import InputError
-from llc_jax.files import atomic_write
+from llc_jax.files import atomic_write, read_array, read_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,10 @@ class Codebook:
     source: str = "learnt"
 
     def __post_init__(self):
-        latent = np.asarray(self.latent, dtype=np.float32)
+        latent = np.asarray(self.latent)
+        if latent.dtype.kind in "cOSUmM":
+            raise InputError(f"A codebook is of real numbers, not of the type {latent.dtype}.")
+        latent = latent.astype(np.float32, copy=False)
         names = tuple(str(name) for name in self.class_names)
         if latent.ndim != 2 or not latent.size:
             raise InputError(
@@ -147,19 +149,26 @@ class Codebook:
         if not path.is_file():
             raise InputError(f"There is no codebook at {path}.")
         try:
-            with path.open("rb") as file:
-                loaded = np.load(file, allow_pickle=False)
-                if isinstance(loaded, np.ndarray):
-                    return cls.from_numpy(_squeeze(loaded), source=path.name)
-                names = tuple(loaded["class_names"])
-                return cls(loaded["latent"], names, str(loaded["source"]))
-        except InputError:
-            raise
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            if _is_npy(path):
+                return cls.from_numpy(_squeeze(read_array(path)), source=path.name)
+            arrays = read_arrays(path)
+            names = arrays["class_names"]
+            if names.ndim != 1 or names.dtype.kind != "U":
+                raise ValueError(f"its class names are {names.dtype}{list(names.shape)}")
+            return cls(arrays["latent"], tuple(names), str(arrays["source"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).rstrip(".")
             raise InputError(
-                f"{path} is not a codebook ({error}): expected an .npz that llc_jax wrote, "
+                f"{path} is not a codebook ({reason}): expected an .npz that llc_jax wrote, "
                 "or an .npy of numbers, classes by bits."
             ) from error
+
+
+def _is_npy(path: pathlib.Path) -> bool:
+    """Whether a file is one array, and not an archive of several."""
+    magic = np.lib.format.MAGIC_PREFIX
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
 
 
 def _squeeze(latent: np.ndarray) -> np.ndarray:

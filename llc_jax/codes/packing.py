@@ -11,14 +11,14 @@ import numpy as np
 from llc_jax.errors import InputError
 
 MAX_BITS = 1024
-_WORD_BITS = 32
+WORD_BITS = 32
 
 
 def num_words(num_bits: int) -> int:
     """Returns how many uint32 words hold a code of `num_bits` bits."""
-    if not 1 <= num_bits <= MAX_BITS:
+    if not isinstance(num_bits, int | np.integer) or not 1 <= num_bits <= MAX_BITS:
         raise InputError(f"A code has between 1 and {MAX_BITS} bits, not {num_bits}.")
-    return -(-num_bits // _WORD_BITS)
+    return -(-num_bits // WORD_BITS)
 
 
 @jax.jit
@@ -45,8 +45,8 @@ def pack(bits_or_logits: jax.Array) -> jax.Array:
         bits = bits >= 0
     num_bits = bits.shape[-1]
     words = num_words(num_bits)
-    padding = [(0, 0)] * (bits.ndim - 1) + [(0, words * _WORD_BITS - num_bits)]
-    bits = jnp.pad(bits, padding).reshape(*bits.shape[:-1], words, _WORD_BITS)
+    padding = [(0, 0)] * (bits.ndim - 1) + [(0, words * WORD_BITS - num_bits)]
+    bits = jnp.pad(bits, padding).reshape(*bits.shape[:-1], words, WORD_BITS)
     shifted = jnp.left_shift(bits.astype(jnp.uint32), _shifts(bits.ndim))
     return jnp.sum(shifted, axis=-1, dtype=jnp.uint32)
 
@@ -82,7 +82,7 @@ def _unpack(packed, num_bits):
 
 def _shifts(ndim: int) -> jax.Array:
     """Returns 0..31 as the last axis of an array with `ndim` axes."""
-    return jnp.arange(_WORD_BITS, dtype=jnp.uint32).reshape((1,) * (ndim - 1) + (_WORD_BITS,))
+    return jnp.arange(WORD_BITS, dtype=jnp.uint32).reshape((1,) * (ndim - 1) + (WORD_BITS,))
 
 
 def checked(packed: np.ndarray | jax.Array, num_bits: int) -> np.ndarray:
@@ -98,9 +98,15 @@ def checked(packed: np.ndarray | jax.Array, num_bits: int) -> np.ndarray:
             f"Codes of {num_bits} bits are uint32[N, {words}], not "
             f"{packed.dtype}{list(packed.shape)}: llc_jax.pack makes them."
         )
-    if num_bits % _WORD_BITS and np.any(packed[:, -1] >> (num_bits % _WORD_BITS)):
+    if has_stray_bits(packed[:, -1], num_bits):
         raise InputError(f"There are codes with bits set beyond the first {num_bits}.")
     return packed
+
+
+def has_stray_bits(last_words: np.ndarray, num_bits: int) -> bool:
+    """Whether bits beyond `num_bits` are set in any of the last words of codes, uint32[N]."""
+    used_bits = num_bits % WORD_BITS or WORD_BITS
+    return int(last_words.max(initial=0)) >= 2**used_bits
 
 
 def to_little_endian(packed: np.ndarray) -> np.ndarray:

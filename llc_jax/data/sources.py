@@ -5,15 +5,21 @@ pickled, so that worker processes can read them. `splits.open_source` opens one 
 """
 
 import abc
+import collections
 import csv
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 
 from llc_jax.data.stores import Folder, Store
 from llc_jax.errors import InputError
+
+# The most characters of a path that an error message shows.
+_SHOWN = 200
 
 
 class Source(abc.ABC):
@@ -126,9 +132,43 @@ def read_csv(path: pathlib.Path) -> FileSource:
     files = [row[0].strip() for row in rows]
     store = Folder(path.parent)
     for file in files:
-        if not (store.root / file).is_file():
-            raise InputError(f"{path} names {file}, but there is no {store.root / file}.")
-    return label(store, files, [row[1].strip() for row in rows])
+        if not os.path.isfile(store.root / file):
+            raise InputError(
+                f"{path} names {_shortened(file)}, but there is no {_shortened(store.root / file)}."
+            )
+    classes = [row[1].strip() for row in rows]
+    warn_of_repeated_files(store, files, classes)
+    return label(store, files, classes)
+
+
+def _shortened(path: str | os.PathLike) -> str:
+    """Returns a path for an error message: of a very long one its beginning."""
+    text = os.fspath(path)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+
+
+def warn_of_repeated_files(store: Folder, files: Sequence[str], places: Sequence[str]) -> None:
+    """Warns where a file has several names, and above all where they are of several classes.
+
+    Args:
+      store: that has the files.
+      files: N paths in the store.
+      places: N classes, or splits and classes.
+    """
+    real_paths = store.real_paths(files)
+    if len(set(real_paths)) == len(files):
+        return
+    groups = collections.defaultdict(list)
+    for path, file, place in zip(real_paths, files, places, strict=True):
+        groups[path].append((place, file))
+    repeated = [sorted(group) for group in groups.values() if len(group) > 1]
+    mixed = [group for group in repeated if group[0][0] != group[-1][0]]
+    first, last = ((mixed or repeated)[0][end][1] for end in (0, -1))
+    logging.warning(
+        "Images in %s that have more than one name: %d; more than one class or split: %d. "
+        "%s and %s are the same file: remove the links or lines that repeat it.",
+        *(store.root, len(repeated), len(mixed), _shortened(first), _shortened(last)),
+    )
 
 
 def label(store: Store, files: Sequence[str], classes: Sequence[str]) -> FileSource:

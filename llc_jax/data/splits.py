@@ -1,5 +1,6 @@
 """The split of a dataset into training and evaluation images."""
 
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -102,8 +103,8 @@ def open_source(source: str) -> Source | Splits:
     if source.startswith(tfds.PREFIX):
         tfds_splits = tfds.open_dataset(source)
         return tfds_splits[0] if len(tfds_splits) == 1 else Splits(*tfds_splits)
-    path = pathlib.Path(source).expanduser()
-    if not path.exists():
+    path = pathlib.Path(os.path.expanduser(source))
+    if not os.path.exists(path):
         raise InputError(
             f"There is no data at {path} (data.source: a folder, a .zip, a .tar or a .csv)."
         )
@@ -131,7 +132,12 @@ def _open_tree(store: Store) -> Source | Splits:
         depth += 1  # Archives often have a single top-level folder.
     folders = {path[depth] for path in paths if len(path) > depth + 1}
     eval_folder = next((name for name in EVAL_FOLDERS if name in folders), None)
-    if TRAIN_FOLDER not in folders or eval_folder is None:
+    is_split = TRAIN_FOLDER in folders and eval_folder is not None
+    if isinstance(store, Folder):
+        last = depth + 1 if is_split else depth
+        places = ["/".join(path[depth : last + 1]) for path in paths]
+        sources.warn_of_repeated_files(store, files, places)
+    if not is_split:
         return _label_by_class_folder(store, files, depth, "<class>/<image>")
     splits = []
     for split in (TRAIN_FOLDER, eval_folder):

@@ -5,25 +5,40 @@ through once, for an index of the offset and size of each file. The index is cac
 user's cache directory, and is valid while the archive has the same size and modification time.
 """
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import os
 import pathlib
+import posixpath
+import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from llc_jax.errors import InputError
-from llc_jax.files import write_arrays
+from llc_jax.files import read_arrays, volume, write_arrays
 
 IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg"),
     *(".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
+
+# The most bytes of an image file: one for each pixel of the largest image that is decoded.
+MAX_IMAGE_BYTES = 2**28
+
+# Bytes of a zip's member that are decompressed at once, so that few can claim to be many.
+_PIECE = 2**14
+# The most paths on which links may lead to one directory.
+_MAX_PATHS = 1000
+
+# Entries of the cache that have another number were written by another version.
+_CACHE_FORMAT = (1, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +48,61 @@ class Folder:
     root: pathlib.Path
 
     def files(self) -> list[str]:
-        """Lists the image files, as sorted paths relative to the root; hidden ones are left out."""
-        paths = []
-        walk = os.walk(self.root, onerror=_raise_input_error, followlinks=True)
-        for directory, subdirectories, files in walk:
-            subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-            relative = pathlib.Path(directory).relative_to(self.root)
-            paths += [(relative / name).as_posix() for name in files if is_image(name)]
+        """Lists the image files, as sorted paths relative to the root; hidden ones are left out.
+
+        Links are followed, but not to a directory that is on the path already, or above one on
+        it: the path would go round in circles.
+
+        Raises:
+          InputError: if a directory cannot be read, or too many paths lead to it.
+        """
+        paths, visits = [], collections.Counter()
+        # Directories by their paths and real paths, with the real paths of the directories
+        # whose links lead to them.
+        pending = [("", os.path.realpath(self.root), ())]
+        while pending:
+            directory, real_path, trail = pending.pop()
+            for entry in _entries(self.root / directory):
+                path = f"{directory}{entry.name}"
+                if entry.name.startswith("."):
+                    continue
+                if not _is_directory(entry):
+                    if is_image(entry.name):
+                        paths.append(path)
+                elif not entry.is_symlink():
+                    pending.append((f"{path}/", f"{real_path}/{entry.name}", trail))
+                elif not _is_above(target := os.path.realpath(entry), (*trail, real_path)):
+                    pending.append((f"{path}/", target, (*trail, real_path)))
+                    visits[target] += 1
+                    if visits[target] > _MAX_PATHS:
+                        raise InputError(
+                            f"More than {_MAX_PATHS:,} paths lead to {target}, through links: "
+                            "remove those between the directories."
+                        )
         return sorted(paths)
+
+    def real_paths(self, files: Sequence[str]) -> list[str]:
+        """Returns where files are, links followed: one path, whatever the names of a file."""
+
+        @functools.cache
+        def open_directory(directory: str) -> tuple[str, frozenset[str]]:
+            path, links = os.path.realpath(self.root / directory), []
+            with contextlib.suppress(InputError):  # Files can be read where none can be listed.
+                links = [entry.name for entry in _entries(pathlib.Path(path)) if entry.is_symlink()]
+            return path, frozenset(links)
+
+        paths = []
+        for file in files:
+            directory, name = os.path.split(file)
+            real_directory, links = open_directory(directory)
+            path = os.path.join(real_directory, name)
+            paths.append(os.path.realpath(path) if name in links else path)
+        return paths
 
     def read(self, name: str) -> bytes:
         """Returns the content of a file."""
         try:
-            return (self.root / name).read_bytes()
+            return read_image(self.root / name)
         except OSError as error:
             raise InputError(f"Cannot read {self.root / name}: {error.strerror}.") from error
 
@@ -57,23 +114,29 @@ class Zip:
         self.root = root
         try:
             self._archive = zipfile.ZipFile(root)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"{root} is not a readable zip archive: {error}.") from error
+        except Exception as error:  # Damage leads the reader to errors of many kinds.
+            raise InputError(f"{root} is not a readable zip archive: {_reason(error)}.") from error
+        self._members = {_name_inside(info.filename): info for info in self._archive.infolist()}
 
     def __reduce__(self):
         return Zip, (self.root,)
 
     def files(self) -> list[str]:
         """Lists the image files, as sorted paths inside the archive."""
-        names = self._archive.namelist()
+        names = (name for name, info in self._members.items() if not info.is_dir())
         return sorted(name for name in names if is_image(name) and not name.startswith("__MACOSX/"))
 
     def read(self, name: str) -> bytes:
         """Returns the content of a member."""
+        info = self._members.get(name)
+        if info is None:
+            raise InputError(f"There is no {name} in {self.root}.")
+        _check_size(f"{name} in {self.root}", info.file_size)
         try:
-            return self._archive.read(name)
-        except (KeyError, OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"Cannot read {name} in {self.root}: {error}.") from error
+            with self._archive.open(info) as member:
+                return b"".join(iter(lambda: member.read(_PIECE), b""))
+        except Exception as error:  # Damage leads the decompressors to errors of many kinds.
+            raise InputError(f"Cannot read {name} in {self.root}: {_reason(error)}.") from error
 
 
 class Tar:
@@ -85,9 +148,8 @@ class Tar:
     def __init__(self, root: pathlib.Path):
         self.root = root
         index = _tar_index(root)
-        self._names = index["names"].tolist()
         self._offsets, self._sizes = index["offsets"], index["sizes"]
-        self._rows = {name: row for row, name in enumerate(self._names)}
+        self._rows = {name: row for row, name in enumerate(index["names"].tolist())}
         self._descriptor = os.open(root, os.O_RDONLY)
 
     def __reduce__(self):
@@ -99,7 +161,7 @@ class Tar:
 
     def files(self) -> list[str]:
         """Lists the image files, as sorted paths inside the archive."""
-        return sorted(filter(is_image, self._names))
+        return sorted(filter(is_image, self._rows))
 
     def read(self, name: str) -> bytes:
         """Returns the content of a file; may be called from several threads."""
@@ -107,6 +169,7 @@ class Tar:
         if row is None:
             raise InputError(f"There is no {name} in {self.root}.")
         offset, size = int(self._offsets[row]), int(self._sizes[row])
+        _check_size(f"{name} in {self.root}", size)
         try:
             content = os.pread(self._descriptor, size, offset)
         except OSError as error:
@@ -125,8 +188,56 @@ def is_image(name: str) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def _raise_input_error(error: OSError) -> None:
-    raise InputError(f"Cannot read {error.filename}: {error.strerror}.") from error
+def read_image(path: pathlib.Path) -> bytes:
+    """Returns the content of an image file.
+
+    Raises:
+      OSError: if it cannot be read.
+      InputError: if it is larger than image files are, or not a file at all.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not a file that can be read as an image.")
+    _check_size(str(path), status.st_size)
+    return path.read_bytes()
+
+
+def _check_size(name: str, size: int) -> None:
+    if size > MAX_IMAGE_BYTES:
+        raise InputError(
+            f"{name} has {volume(size)}, and an image file has at most {volume(MAX_IMAGE_BYTES)}: "
+            "make it smaller, remove it, or set config.data.on_error=skip."
+        )
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or f"it ends early ({type(error).__name__})"
+
+
+def _name_inside(name: str) -> str:
+    """Returns the name of an archive's file as a path below the archive's root."""
+    return posixpath.normpath("/" + name.lstrip("/"))[1:]
+
+
+def _entries(directory: pathlib.Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except OSError as error:
+        raise InputError(f"Cannot read {directory}: {error.strerror}.") from error
+
+
+def _is_directory(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A link to itself.
+        return False
+
+
+def _is_above(directory: str, places: Iterable[str]) -> bool:
+    """Whether a directory is one of some places, or one of them is below it; by real paths."""
+    start = f"{directory.rstrip('/')}/"
+    return any(f"{place}/".startswith(start) for place in places)
 
 
 def _tar_index(root: pathlib.Path) -> dict[str, np.ndarray]:
@@ -158,14 +269,14 @@ def cached(
     try:
         status = [file.stat() for file in files]
     except OSError as error:
-        _raise_input_error(error)
-    stamp = np.array([(stat.st_size, stat.st_mtime_ns) for stat in status])
+        raise InputError(f"Cannot read {error.filename}: {error.strerror}.") from error
+    stamp = np.array([_CACHE_FORMAT, *((file.st_size, file.st_mtime_ns) for file in status)])
     path = _cache_file(key)
     try:
-        with path.open("rb") as file, np.load(file) as entry:
-            if np.array_equal(entry["stamp"], stamp):
-                return {name: entry[name] for name in entry if name != "stamp"}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        entry = read_arrays(path)
+        if np.array_equal(entry.pop("stamp"), stamp):
+            return entry
+    except (OSError, ValueError, KeyError):
         pass  # The entry is missing or damaged.
     result = compute()
     with contextlib.suppress(OSError):  # The cache directory may not be writable.
@@ -204,11 +315,11 @@ def _tar_members(
             for member in tar:
                 if not member.isfile():
                     continue
-                if member.offset_data + member.size > length:
+                if member.size < 0 or member.offset_data + member.size > length:
                     raise tarfile.ReadError("it is cut short")
-                yield member.name.removeprefix("./"), start + member.offset_data, member.size
+                yield _name_inside(member.name), start + member.offset_data, member.size
                 tar.members = []  # tarfile would keep every member in memory.
-    except (tarfile.TarError, OSError) as error:
+    except Exception as error:  # Damage leads the reader to errors of many kinds.
         raise InputError(f"{root} is not a whole, uncompressed tar: {error}.") from error
 
 

@@ -74,15 +74,20 @@ class Decoder:
     needs_logits: bool
     _decode: Callable[[jax.Array, Any], Decoded]
     _arrays: Any
-    # Of NumPy arrays, where there is a faster way: (array, whether to count ties).
+    # Of NumPy arrays, where there is a faster way: (array, whether to count ties). It refuses
+    # codes with bits set beyond k itself.
     _decode_on_host: Callable[[np.ndarray, bool], tuple[np.ndarray, ...]] | None = None
 
     def __post_init__(self):
+        def decode(codes_or_logits, arrays):
+            decoded = self._decode(codes_or_logits, arrays)
+            return _without_stray_bits(decoded, codes_or_logits, self.codebook.num_bits)
+
         def decode_without_ties(codes_or_logits, arrays):
-            return self._decode(codes_or_logits, arrays)[:2]
+            return decode(codes_or_logits, arrays)[:2]
 
         object.__setattr__(self, "_compiled_without_ties", jax.jit(decode_without_ties))
-        object.__setattr__(self, "_compiled", jax.jit(self._decode))
+        object.__setattr__(self, "_compiled", jax.jit(decode))
 
     @property
     def nbytes(self) -> int:
@@ -100,11 +105,13 @@ class Decoder:
 
         Returns:
           Labels and distances, as in `Decoded`: NumPy arrays of a NumPy array; JAX
-          arrays of a JAX array, on the same devices and sharded alike.
+          arrays of a JAX array, on the same devices and sharded alike. In a JAX array,
+          whose values may not be known yet, codes with bits set beyond k have no class:
+          label and distance are -1.
 
         Raises:
-          InputError: if it is of another form; of `table`, also if a NumPy array has
-            codes with bits set beyond k.
+          InputError: if it is of another form, or a NumPy array has codes with bits set
+            beyond k.
         """
         return self._run(codes_or_logits, self._compiled_without_ties, with_ties=False)
 
@@ -120,6 +127,8 @@ class Decoder:
         self._check(array)
         if self._decode_on_host is not None:
             return self._decode_on_host(array, with_ties)
+        if array.dtype == np.uint32:
+            packing.checked(array, self.codebook.num_bits)
         # Also while another function is traced, of which the array is then a constant.
         with jax.ensure_compile_time_eval():
             return tuple(np.asarray(result) for result in compiled(array, self._arrays))
@@ -278,6 +287,16 @@ def _packed(codes_or_logits: jax.Array) -> jax.Array:
     """Returns packed codes, unchanged where they are packed already."""
     packed = codes_or_logits.dtype == jnp.uint32
     return codes_or_logits if packed else packing.pack(codes_or_logits)
+
+
+def _without_stray_bits(decoded: Decoded, codes_or_logits: jax.Array, num_bits: int) -> Decoded:
+    """Returns what was decoded, with no class for codes that have bits set beyond `num_bits`."""
+    used_bits = num_bits % packing.WORD_BITS
+    if codes_or_logits.dtype != jnp.uint32 or not used_bits:
+        return decoded
+    valid = codes_or_logits[:, -1] >> used_bits == 0
+    none = Decoded(REJECTED, REJECTED, 0)
+    return jax.tree.map(lambda values, value: jnp.where(valid, values, value), decoded, none)
 
 
 def _soft_arrays(codebook: Codebook, temperature: np.ndarray | None) -> tuple:

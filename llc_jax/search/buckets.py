@@ -43,22 +43,27 @@ def worthwhile(num_bits: int, num_items: int) -> bool:
 def build(codes: np.ndarray, num_bits: int) -> Buckets:
     """Builds the buckets of codes, uint32[N]."""
     starts = np.zeros(2**num_bits + 2, np.int32)
-    rows = np.empty(len(codes), np.int32)
+    rows = np.zeros(len(codes), np.int32)
     _fill(codes, starts, rows)
     return Buckets(starts[:-1], rows)
 
 
 @compiled
 def _fill(codes, starts, rows):
-    """Sorts rows by code: counts into starts[code + 2], sums, advances starts[code + 1]."""
+    """Sorts rows by code: counts into starts[code + 2], sums, advances starts[code + 1].
+
+    A file that is mapped may change meanwhile: a mask and a minimum keep the indices in range.
+    """
+    code_mask, last = len(starts) - 3, len(rows) - 1
     for row in range(len(codes)):
-        starts[codes[row] + 2] += 1
+        starts[(np.int64(codes[row]) & code_mask) + 2] += 1
     for code in range(2, len(starts)):
         starts[code] += starts[code - 1]
     for row in range(len(codes)):
-        slot = starts[codes[row] + 1]
-        starts[codes[row] + 1] = slot + 1
-        rows[slot] = row
+        code = np.int64(codes[row]) & code_mask
+        slot = starts[code + 1]
+        starts[code + 1] = slot + 1
+        rows[min(slot, last)] = row
 
 
 @compiled

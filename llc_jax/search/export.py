@@ -8,7 +8,6 @@ import dataclasses
 import importlib
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable
 from types import ModuleType
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from llc_jax.codes import packing
 from llc_jax.errors import InputError
-from llc_jax.files import atomic_write
+from llc_jax.files import atomic_write, read_arrays
 from llc_jax.search.index import HammingIndex
 
 # Rows that are converted to text at once.
@@ -61,13 +60,13 @@ def read(path: str | os.PathLike) -> CodeTable:
         index = HammingIndex.load(path)
         return CodeTable(index.num_bits, index.codes, index.ids)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            num_bits = int(file["num_bits"])
-            codes = packing.checked(file["codes"].astype(np.uint32, casting="safe"), num_bits)
-            paths = tuple(str(name) for name in file["paths"])
+        arrays = read_arrays(path)
+        num_bits = int(arrays["num_bits"])
+        codes = packing.checked(arrays["codes"].astype(np.uint32, casting="safe"), num_bits)
+        paths = tuple(str(name) for name in arrays["paths"])
     except FileNotFoundError as error:
         raise InputError(f"There are no codes at {path}.") from error
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} holds no codes as `llc encode` writes them: {error}.") from error
     if len(paths) != len(codes):
         raise InputError(f"{path} has {len(codes)} codes but {len(paths)} paths.")

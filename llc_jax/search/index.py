@@ -109,7 +109,8 @@ class HammingIndex:
           both -1 where there are fewer items than k.
 
         Raises:
-          InputError: if the queries have another form, or k is less than 1.
+          InputError: if the queries have another form, k is not a whole number from 1, or
+            so many results do not fit into memory.
         """
         queries = self._checked_queries(queries)
         columns, item_ids = self._merged_items()
@@ -148,10 +149,11 @@ class HammingIndex:
           are at offsets[q] .. offsets[q + 1] - 1, by (distance, insertion).
 
         Raises:
-          InputError: if the queries have another form, or the radius is negative.
+          InputError: if the queries have another form, or the radius is not a whole number
+            from 0.
         """
-        if radius < 0:
-            raise InputError(f"A radius is at least 0 bits, not {radius}.")
+        if not isinstance(radius, int | np.integer) or radius < 0:
+            raise InputError(f"A radius is a whole number of at least 0 bits, not {radius}.")
         queries = self._checked_queries(queries)
         columns, item_ids = self._merged_items()
         histograms = np.zeros((len(queries), min(int(radius), self.num_bits) + 1), np.int64)
@@ -191,8 +193,8 @@ class HammingIndex:
 
         Args:
           path: what `save` wrote.
-          verify: read all of it first, and compare its checksum. Without, only its header
-            and its size are checked.
+          verify: read all of it first, and compare its checksum. Without, only its header,
+            its size and the last word of each code are checked.
 
         Raises:
           InputError: if there is no such file, it is truncated or damaged, is something

@@ -28,6 +28,8 @@ _VERSION = 1
 _ALIGNMENT = 64
 _DIGEST_BYTES = 32
 _HEADER_LIMIT = 4096
+# One more than the largest id, an int64.
+_NUMBER_LIMIT = 2**63
 
 
 class Content(NamedTuple):
@@ -68,7 +70,8 @@ def read(path: str | os.PathLike, verify: bool) -> Content:
 
     Args:
       path: what `write` wrote.
-      verify: read all of it, and compare its checksum.
+      verify: read all of it, and compare its checksum. Without, the bits of the codes beyond
+        `num_bits` are still read, because search relies on their being 0.
 
     Raises:
       InputError: if there is no such file, or it is not one that `write` wrote.
@@ -97,6 +100,11 @@ def read(path: str | os.PathLike, verify: bool) -> Content:
             f"The index {path} is damaged, its checksum differs: write it anew, or copy it again."
         )
     columns = data[codes_start:codes_end].view("<u4").reshape(words, count)
+    if packing.has_stray_bits(columns[-1], header["num_bits"]):
+        raise InputError(
+            f"The index {path} is damaged, it has codes with bits set beyond the first "
+            f"{header['num_bits']}: write it anew, or copy it again."
+        )
     return Content(**header, columns=columns, ids=data[ids_start:-_DIGEST_BYTES].view("<i8"))
 
 
@@ -129,9 +137,9 @@ def _read_header(file_start: bytes, path: pathlib.Path) -> tuple[dict[str, int],
     try:
         header = json.loads(file_start[start : start + length])
         fields = {name: header[name] for name in ("num_bits", "count", "next_id")}
-        valid = all(type(value) is int and value >= 0 for value in fields.values())
+        valid = all(type(value) is int and 0 <= value <= _NUMBER_LIMIT for value in fields.values())
         packing.num_words(fields["num_bits"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         valid = False
     if version < 1 or not valid:
         raise InputError(f"The index {path} is damaged: its header cannot be read.")

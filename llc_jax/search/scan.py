@@ -92,7 +92,10 @@ def count_within(columns, queries, histograms):
         for q in range(len(queries)):
             size = _collect_below(columns, start, stop, queries[q], histograms.shape[1], rows)
             for i in range(size):
-                histograms[q, hamming_distance(columns, rows[i], queries[q])] += 1
+                distance = hamming_distance(columns, rows[i], queries[q])
+                # A file that is mapped may have changed since the row was collected.
+                if distance < histograms.shape[1]:
+                    histograms[q, distance] += 1
 
 
 @compiled
@@ -113,10 +116,14 @@ def write_within(columns, item_ids, queries, slots, distances, ids):
             size = _collect_below(columns, start, stop, queries[q], slots.shape[1], rows)
             for i in range(size):
                 distance = hamming_distance(columns, rows[i], queries[q])
+                if distance >= slots.shape[1]:
+                    continue
                 slot = slots[q, distance]
                 slots[q, distance] = slot + 1
-                distances[slot] = distance
-                ids[slot] = item_ids[rows[i]]
+                # A file that is mapped may have changed since `count_within` counted.
+                if slot < len(ids):
+                    distances[slot] = distance
+                    ids[slot] = item_ids[rows[i]]
 
 
 @numba.njit

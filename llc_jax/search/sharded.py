@@ -14,6 +14,8 @@ from llc_jax.errors import InputError
 # Codes, and queries, that a device compares at once, at most.
 _BLOCK = 2**15
 _QUERY_BATCH = 256
+# Rows are counted with an int32.
+_MAX_TOP = 2**31 - 1
 
 
 class ShardedIndex:
@@ -67,6 +69,9 @@ class ShardedIndex:
 
         Returns:
           Distances int32[Q, k] and ids int64[Q, k].
+
+        Raises:
+          InputError: as `HammingIndex.search` does.
         """
         queries = packing.checked(queries, self.num_bits)
         distances, ids = empty_results(len(queries), k)
@@ -87,11 +92,19 @@ def empty_results(num_queries: int, top: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns arrays to fill: distances, int32[Q, top], and ids, int64[Q, top].
 
     Raises:
-      InputError: if `top` is less than 1.
+      InputError: if `top` is not a whole number from 1, or they do not fit into memory.
     """
-    if top < 1:
-        raise InputError(f"A search is for at least 1 item, not {top}.")
-    return np.empty((num_queries, top), np.int32), np.empty((num_queries, top), np.int64)
+    if not isinstance(top, int | np.integer) or top < 1:
+        raise InputError(f"A search is for a whole number of at least 1 item, not {top}.")
+    if top > _MAX_TOP:
+        raise InputError(f"A search is for at most {_MAX_TOP:,} items, not {top:,}.")
+    try:
+        return np.empty((num_queries, top), np.int32), np.empty((num_queries, top), np.int64)
+    except (MemoryError, ValueError) as error:
+        raise InputError(
+            f"The results of {num_queries:,} queries for {top:,} items each do not fit into "
+            "memory: search for fewer items, or with fewer queries at a time."
+        ) from error
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))

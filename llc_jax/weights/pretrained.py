@@ -9,6 +9,7 @@ and [h, w, in, out] in Flax; dense weights are [out, in] in PyTorch and [in, out
 import os
 import pathlib
 import pickle
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,12 @@ SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 PROJECTION = "fc_lr.weight"
 
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+# The types of numbers that are read, as safetensors and PyTorch name them.
+_TYPES = (
+    *("F16", "BF16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"),
+    *("float16", "bfloat16", "float32", "float64"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"),
+)
 # Keys under which training scripts save the state dict.
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 # Prefixes from DataParallel and torch.compile.
@@ -202,15 +209,34 @@ def _to_torch_layout(value: np.ndarray, path: tuple) -> np.ndarray:
 
 
 def _read_safetensors(path: pathlib.Path) -> StateDict:
+    state = {}
     try:
-        state = safetensors.numpy.load_file(path)
+        with safetensors.safe_open(path, framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118 - it is no mapping.
+                _check_type(file.get_slice(key).get_dtype(), key, path)
+                state[key] = file.get_tensor(key).astype(np.float32)
+    except InputError:
+        raise
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a whole .safetensors file ({error}).") from error
-    return {key: value.astype(np.float32) for key, value in state.items()}
+    return state
+
+
+def _check_type(name: str, key: str, path: pathlib.Path) -> None:
+    """Raises InputError for numbers that are not real, or too coarse to be weights by themselves.
+
+    name: of the type, such as F8_E4M3 or complex64; of a tensor that is not dense, its form too.
+    """
+    if name not in _TYPES:
+        raise InputError(
+            f"{path} has {key} as {name}: weights are dense tensors of float16, bfloat16, "
+            "float32 or float64; convert it first."
+        )
 
 
 def _read_torch(path: pathlib.Path) -> StateDict:
     torch = _import_torch(path)
+    _check_checksums(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -218,7 +244,7 @@ def _read_torch(path: pathlib.Path) -> StateDict:
             f"{path} holds more than tensors, or is damaged, and is not opened: it could run "
             "code. Save the state dict alone, or as .safetensors."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # Damage leads the reader to errors of many kinds.
         reason = str(error).strip().splitlines()[0] if str(error) else "it ends early"
         raise InputError(f"{path} is not a whole file of torch.save ({reason}).") from error
     for name in _WRAPPERS:
@@ -230,7 +256,34 @@ def _read_torch(path: pathlib.Path) -> StateDict:
     not_tensors = [key for key, value in state.items() if not isinstance(value, torch.Tensor)]
     if not_tensors:
         raise InputError(f"{path} holds no state dict: {not_tensors[0]!r} is not a tensor.")
+    for key, value in state.items():
+        _check_type(_type_of(value), key, path)
     return {str(key): value.detach().to(torch.float32).numpy() for key, value in state.items()}
+
+
+def _type_of(tensor) -> str:
+    """Returns the name of a tensor's type, with its form where it is not dense: sparse_coo."""
+    nested = "nested" if tensor.is_nested else ""
+    form = nested or str(tensor.layout).removeprefix("torch.").removeprefix("strided")
+    device = tensor.device.type.removeprefix("cpu")
+    return " ".join(filter(None, [device, form, str(tensor.dtype).removeprefix("torch.")]))
+
+
+def _check_checksums(path: pathlib.Path) -> None:
+    """Raises InputError where a checksum in a file of `torch.save`, unread by PyTorch, differs."""
+    if not zipfile.is_zipfile(path):
+        return  # The format of PyTorch before 1.6 has none.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # PyTorch can be told to write zeros for checksums.
+            has_checksums = any(info.CRC for info in archive.infolist())
+            damaged = archive.testzip() if has_checksums else None
+    except Exception as error:  # Damage leads the reader to errors of many kinds.
+        raise InputError(f"{path} is not a whole file of torch.save ({error}).") from error
+    if damaged is not None:
+        raise InputError(
+            f"{path} is not a whole file of torch.save (the checksum of {damaged} differs)."
+        )
 
 
 def _import_torch(path: str | os.PathLike):

@@ -1,4 +1,6 @@
+import io
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -74,6 +76,71 @@ def test_bad_files_are_one_clear_error(tmp_path):
     for name in ("text.npz", "pickle.npy", "objects.npy", "other.npz", "cut.npz"):
         with pytest.raises(InputError, match="is not a codebook"):
             Codebook.load(tmp_path / name)
+
+
+def npy(array, shape=None):
+    """The bytes of an `.npy`, whose header may say another shape."""
+    out = io.BytesIO()
+    header = np.lib.format.header_data_from_array_1_0(array)
+    np.lib.format.write_array_header_1_0(out, header | ({"shape": shape} if shape else {}))
+    return out.getvalue() + array.tobytes()
+
+
+def npz(path, **contents):
+    """Writes an `.npz` of a codebook with other contents."""
+    arrays = {"latent": np.ones((3, 4), np.float32), "class_names": np.array(["a", "b", "c"])}
+    members = {name: npy(array) for name, array in arrays.items()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (members | {"source": npy(np.array("learnt"))} | contents).items():
+            archive.writestr(f"{name}.npy", content)
+    return path
+
+
+LATENT = np.ones((3, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"class_names": npy(np.array("abc"))}, r"its class names are <U3\[\]"),
+        ({"class_names": npy(np.ones(3))}, r"its class names are float64\[3\]"),
+        ({"class_names": npy(np.array([["a"], ["b"], ["c"]]))}, "its class names are <U1"),
+        ({"latent": npy(LATENT, (10**12, 4))}, "holds no whole array"),
+        ({"latent": npy(LATENT, (4, 4))}, "holds no whole array"),
+        ({"latent": npy(LATENT, (2, 4))}, r"more than the array of shape \(2, 4\) in its header"),
+        ({"latent": npy(LATENT, (-3, 4))}, "holds no whole array"),
+        ({"latent": npy(LATENT[0, 0])}, r"not of shape \(\)"),
+        ({"latent": npy(LATENT.astype(complex))}, "real numbers, not of the type complex128"),
+        ({"latent": npy(np.array([["a"]]))}, "real numbers, not of the type <U1"),
+        ({"latent": b""}, "holds no whole array"),
+        ({"latent": b"\x93NUMPY\x01\x00\x20\x27" + b"[" * 10_016}, "holds no whole array"),
+    ],
+)
+def test_arrays_that_no_codebook_has(contents, message, tmp_path):
+    assert Codebook.load(npz(tmp_path / "good.npz")).num_classes == 3
+    npz(tmp_path / "bad.npz", **contents)
+    with pytest.raises(InputError, match=f"bad.npz is not a codebook .*{message}"):
+        Codebook.load(tmp_path / "bad.npz")
+
+
+def test_every_damage_is_refused_or_harmless(tmp_path):
+    codebook = random_codebook(classes=3, num_bits=4)
+    codebook.save(tmp_path / "whole.npz")
+    codebook.save(tmp_path / "whole.npy")
+    for suffix in (".npz", ".npy"):
+        data, refused = (tmp_path / f"whole{suffix}").read_bytes(), 0
+        for offset in range(0, len(data), 1 if suffix == ".npy" else 3):
+            damaged = bytearray(data)
+            damaged[offset] ^= 0xFF
+            (tmp_path / f"damaged{suffix}").write_bytes(damaged)
+            try:
+                loaded = Codebook.load(tmp_path / f"damaged{suffix}")
+            except InputError as error:
+                refused += "is not a codebook" in str(error)
+                continue
+            if suffix == ".npz":  # What it loads has a checksum, unlike an `.npy`.
+                np.testing.assert_array_equal(loaded.latent, codebook.latent)
+        assert refused > 50
 
 
 def test_bad_values_are_one_clear_error():

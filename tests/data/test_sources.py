@@ -4,8 +4,10 @@ import zipfile
 import cv2
 import numpy as np
 import pytest
+from absl import logging
 
-from llc_jax.data import splits
+from llc_jax.data import pipeline, splits
+from llc_jax.data.transforms import Crop
 from llc_jax.errors import InputError
 
 
@@ -147,6 +149,65 @@ def test_bad_sources_are_one_clear_error(tmp_path):
     ]:
         with pytest.raises(InputError, match=message):
             open_splits(source)
+
+
+def test_a_very_long_name_is_one_clear_error(tmp_path):
+    long = "x" * 5000
+    (tmp_path / "long.csv").write_text(f"{long}.png,a\n")
+    with pytest.raises(InputError, match=r"long.csv names x{200}\.\.\. \(5,004 characters\), but"):
+        open_splits(tmp_path / "long.csv")
+    with pytest.raises(InputError, match="There is no data at x"):
+        open_splits(long)
+
+
+def warnings_of(open_data, caplog):
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="absl"):
+        open_data()
+    return caplog.messages
+
+
+def test_a_file_in_two_classes_is_a_warning_with_counts(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.get_absl_logger(), "propagate", True)
+    root = tmp_path / "root"
+    make_tree(root, ["cat/1.png", "cat/2.png", "cat/sub/3.png", "dog/4.png", "dog/5.png"])
+    assert warnings_of(lambda: open_splits(root), caplog) == []
+    (root / "cat/again").symlink_to("sub")
+    (root / "dog/one.png").symlink_to("../cat/1.png")
+    [message] = warnings_of(lambda: open_splits(root), caplog)
+    assert "have more than one name: 2; more than one class or split: 1." in message
+    assert "cat/1.png and dog/one.png are the same file" in message
+    (root / "all.csv").write_text("cat/1.png,a\n./cat/1.png,b\ncat/2.png,b\ncat/sub/3.png,a\n")
+    [message] = warnings_of(lambda: open_splits(root / "all.csv"), caplog)
+    assert "have more than one name: 1; more than one class or split: 1." in message
+
+
+def test_a_file_in_both_splits_is_a_warning(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.get_absl_logger(), "propagate", True)
+    make_tree(tmp_path, SPLIT_TREE)
+    (tmp_path / "val/dog/more").symlink_to("../../train/dog")
+    [message] = warnings_of(lambda: open_splits(tmp_path), caplog)
+    assert "have more than one name: 2; more than one class or split: 2." in message
+    assert "train/dog/c.png and val/dog/more/c.png" in message
+
+
+def test_a_damaged_member_of_a_zip_can_be_skipped(tmp_path):
+    make_tree(tmp_path / "tree", ["cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png"])
+    path = tmp_path / "tree.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted((tmp_path / "tree").rglob("*.png")):
+            archive.write(file, file.relative_to(tmp_path / "tree"))
+    damaged = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo("cat/2.png").header_offset + 30 + len("cat/2.png")
+    damaged[start : start + 20] = b"\xff" * 20
+    path.write_bytes(damaged)
+    source = splits.open_source(str(path))
+    with pytest.raises(InputError, match="Cannot read cat/2.png in .*tree.zip: "):
+        pipeline.InMemory.load(source, Crop(4))
+    images = pipeline.InMemory.load(source, Crop(4), skip=True)
+    assert images.damaged == {source.names.index("cat/2.png")}
+    assert len(images.images) == 3
 
 
 def test_a_file_that_vanishes_is_named(tmp_path):

