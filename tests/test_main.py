@@ -1,9 +1,11 @@
 """The program as its users start it: in processes of its own."""
 
+import configparser
 import json
 import os
 import pathlib
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -15,22 +17,23 @@ import numpy as np
 import pytest
 
 import llc_jax
+from llc_jax import main
 from llc_jax.training.logging import read_metrics
 from tests.workdirs import STAGES, assert_same_weights, records, weights
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def start(workdir, *arguments, config="tests/tiny.py", devices=1):
+def start(workdir, *arguments, config="tests/tiny.py", devices=1, cwd=ROOT):
     """Starts the program on so many CPU devices."""
     command = [sys.executable, "-m", "llc_jax.main", f"--config={config}", f"--workdir={workdir}"]
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": "configs",
+        "PYTHONPATH": f"{ROOT / 'configs'}:{ROOT}",
         "PYTHONWARNINGS": "error,ignore:the load_module:DeprecationWarning",
     }
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment, text=True, **pipes)
+    return subprocess.Popen([*command, *arguments], cwd=cwd, env=environment, text=True, **pipes)
 
 
 def finish(process, status=0):
@@ -110,8 +113,17 @@ def test_two_processes_end_as_one(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "config", "message"),
     [
-        (["--config.batchsize=8"], "tests/tiny.py", 'Did you mean "batch_size"'),
-        (["--config.stages.linear.epoch=8"], "tests/tiny.py", 'Did you mean "epochs"'),
+        (
+            ["--config.batchsize=8"],
+            "tests/tiny.py",
+            "error: config has no key 'batchsize'. Did you mean 'batch_size'?\n",
+        ),
+        (
+            ["--config.stages.linear.epoch=8"],
+            "tests/tiny.py",
+            "error: config.stages.linear has no key 'epoch'. Did you mean 'epochs'?\n",
+        ),
+        (["--config.num_bits=0"], "tests/tiny.py", "config.num_bits is at least 1, not 0"),
         (["--config.batch_size=x"], "tests/tiny.py", "invalid literal for int"),
         (["--config.data.source=/nowhere"], "tests/tiny.py", "There is no data at /nowhere"),
         (["--wrkdir=x"], "tests/tiny.py", "Unknown command line flag 'wrkdir'"),
@@ -124,6 +136,36 @@ def test_a_wrong_command_line_is_one_error(tmp_path, arguments, config, message)
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_config_of_the_package_can_be_named_anywhere(tmp_path):
+    process = start(tmp_path / "run", config="folder_20bit:photos/", cwd=tmp_path)
+    _, err = finish(process, status=2)
+    assert err.startswith("error: There is no data at photos")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("foldr_20bit:photos", "--config is one of .*, not 'foldr_20bit'. Did you mean 'folder_20"),
+        ("common", "--config is one of cifar100_20bit, .* not 'common'"),
+        ("gone/folder_20bit.py:x", "file gone/folder_20bit.py: --config=folder_20bit comes with"),
+    ],
+)
+def test_a_config_that_is_not_there_is_one_error(config, message, capsys):
+    for arguments in ([f"--config={config}"], ["--config", config]):
+        with pytest.raises(SystemExit) as exit_status:
+            main._parse_flags(["llc_jax.main", *arguments])
+        assert exit_status.value.code == 2
+        assert re.match(f"error: .*{message}", capsys.readouterr().err)
+
+
+def test_the_configs_are_installed():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    package = pathlib.Path(llc_jax.__file__).parent
+    installed = set(package.glob(setup["options.package_data"]["llc_jax"]))
+    assert {file.name for file in installed} == {file.name for file in ROOT.glob("configs/*.py")}
 
 
 def test_trains_on_a_folder_of_files(tmp_path):
