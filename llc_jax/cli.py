@@ -1,10 +1,11 @@
-"""The command `llc`: uses a trained model, and prepares data."""
+"""The command `llc`: uses and evaluates a trained model, and prepares data."""
 
 import argparse
 import json
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -55,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--json", action="store_true", help="print JSON instead of a table")
     classify.set_defaults(command=_classify)
 
+    _add_evaluation(commands)
+
     convert = commands.add_parser("convert", help="make a run of an official LLC checkpoint")
     convert.add_argument("weights", metavar="WEIGHTS", help="a .pth or .safetensors file")
     convert.add_argument("run", metavar="RUN", help="the workdir to make")
@@ -93,6 +96,17 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders")
         command.add_argument("--run", required=True, help="workdir of a finished run")
     return parser
+
+
+def _add_evaluation(commands) -> None:
+    evaluate = commands.add_parser("eval", help="evaluate a run once more, without training")
+    evaluate.add_argument("run", metavar="RUN", help="workdir of the run")
+    evaluate.add_argument("--data", help="other labelled images; or where the run's own are now")
+    evaluate.add_argument("--decoders", nargs="+", default=[], help="to measure, as in classify")
+    evaluate.add_argument(
+        "--retrieval", nargs="+", default=[], type=int, help="ranks at which to measure retrieval"
+    )
+    evaluate.set_defaults(command=_evaluate)
 
 
 def _add_preparations(commands) -> None:
@@ -135,10 +149,17 @@ def _classify(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    width = max(len(path) for path in paths)
-    print(f"{'image':<{width}}  distance  class")
-    for row in rows:
-        print(f"{row['image']:<{width}}  {row['distance']:>8}  {row['class'] or '(none)'}")
+    _print_rows(
+        [(row["image"], row["distance"], row["class"] or "(none)") for row in rows], "class"
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from llc_jax.experiment import run
+
+    run.evaluate_again(
+        options.run, source=options.data, decoders=options.decoders, retrieval=options.retrieval
+    )
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -202,10 +223,8 @@ def _search(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    width = max(len(path) for path in paths)
-    print(f"{'image':<{width}}  distance  found")
-    for row in rows:
-        print(f"{row['image']:<{width}}  {row['distance']:>8}  {row.get('path', row['id'])}")
+    found = [(row["image"], row["distance"], str(row.get("path", row["id"]))) for row in rows]
+    _print_rows(found, "found")
 
 
 def _prepare_imagenet(options: argparse.Namespace) -> None:
@@ -226,6 +245,20 @@ def _prepare_resized(options: argparse.Namespace) -> None:
     resized.resize_copy(
         options.source, options.out, short_side=options.short_side, quality=options.quality
     )
+
+
+def _print_rows(rows: Sequence[tuple[str, int, str]], last: str) -> None:
+    """Prints a table, a line for each image: its name, a distance, and what was found."""
+    names = [_on_one_line(name) for name, *_ in rows]
+    width = max(map(len, names), default=0)
+    print(f"{'image':<{width}}  distance  {last}")
+    for name, (_, distance, found) in zip(names, rows, strict=True):
+        print(f"{name:<{width}}  {distance:>8}  {_on_one_line(found)}")
+
+
+def _on_one_line(name: str) -> str:
+    """Returns a name with escapes for what does not print, such as the end of a line."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)
 
 
 def _load(path: str):

@@ -1,12 +1,9 @@
 """Atomic writes, checksums, exclusive locks and checks of disk space."""
 
 import contextlib
-<<<<<<< HEAD
 import errno
 import hashlib
-=======
 import io
->>>>>>> hostile
 import json
 import os
 import pathlib

@@ -131,7 +131,8 @@ def load(path: str | os.PathLike, num_bits: int | None = None) -> Model:
       num_bits: use only the first so many bits, of a nested codebook; None for all.
 
     Raises:
-      InputError: if there is no such run, it is not finished, or it has no codes.
+      InputError: if there is no such run, it is not finished, it has no codes, or its first
+        `num_bits` bits are not trained to be codes.
     """
     stage = find_stage(path)
     if stage.config.head["name"] == "linear":
@@ -143,6 +144,12 @@ def load(path: str | os.PathLike, num_bits: int | None = None) -> Model:
         raise InputError(
             f"The stage {stage.name!r} of {stage.workdir} has no class codes: load a stage that "
             "has."
+        )
+    trained = sorted({*stage.run.prefixes, codebook.num_bits})
+    if num_bits is not None and num_bits not in trained:
+        raise InputError(
+            f"num_bits is {' or '.join(map(str, trained))} for {stage.workdir}, not {num_bits}: "
+            "only the numbers of bits in config.prefixes are trained to be codes."
         )
     return Model(stage, codebook if num_bits is None else codebook.prefix(num_bits))
 

@@ -1,24 +1,30 @@
-"""Trains and evaluates: python -m llc_jax.main --config=configs/digits_8bit.py"""
+"""Trains and evaluates: python -m llc_jax.main --config=digits_8bit"""
 
 import os
 import pathlib
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from llc_jax.data.prefetch import ReadersFailed, kill_workers
 from llc_jax.errors import InputError
 from llc_jax.experiment.run import evaluate, run
 from llc_jax.files import WriteFailed
+from llc_jax.options import choose, suggest
 from llc_jax.training.loop import Diverged
 from llc_jax.training.preemption import Stopped
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; FILE:PATH names data.")
+# The configs that come with the package.
+_CONFIGS = pathlib.Path(__file__).parent / "configs"
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A config that comes with llc_jax, or a file of one; CONFIG:PATH names data."
+)
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run is kept; by default runs/<name of the config file>."
+    "workdir", None, "Where the run is kept; by default runs/<name of the config>."
 )
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "eval"], "Whether to train, or to evaluate what is trained."
@@ -39,7 +45,7 @@ def main(_: list[str]) -> None:
     config_file = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = _WORKDIR.value or pathlib.Path("runs") / _path(config_file).stem
     try:
-        {"train": run, "eval": evaluate}[_MODE.value](_CONFIG.value.to_dict(), workdir)
+        {"train": run, "eval": evaluate}[_MODE.value](_values(_CONFIG.value), workdir)
     except InputError as error:
         _exit(2, f"error: {error}")
     except (Diverged, WriteFailed) as error:
@@ -73,21 +79,72 @@ def _join_cluster(coordinator: str | None, num_processes: int | None, process_id
 
 def _parse_flags(arguments: list[str]) -> list[str]:
     """Parses the command line; what is wrong with it is one line."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, _, value = argument.lstrip("-").partition("=")
-        if name == "config":
-            file = _path(value or following)
-            if not file.is_file():
-                _exit(2, f"error: There is no config file {file}.")
+    try:
+        arguments = _with_config_file(arguments)
+        return flags.FLAGS(arguments)
+    except (InputError, flags.Error, OSError) as error:
+        _exit(2, f"error: {error}")
+    except (AttributeError, KeyError):
+        unknown = _unknown_key(arguments)
+        if not unknown:
+            raise
+        _exit(2, f"error: {unknown}")
+
+
+def _with_config_file(arguments: list[str]) -> list[str]:
+    """Returns the arguments with the file of the config, where its name is given."""
+    located, remaining = [], iter(arguments)
+    for argument in remaining:
+        name, equals, value = argument.partition("=")
+        if name.lstrip("-") == "config" and name.startswith("-"):
+            config, colon, data = (value if equals else next(remaining, "")).partition(":")
+            file = _find_config(config)
             # A config can import its neighbours, as a script can.
             sys.path.insert(0, str(file.resolve().parent))
-    try:
-        return flags.FLAGS(arguments)
-    except (flags.Error, OSError) as error:
-        _exit(2, f"error: {error}")
-    except (AttributeError, KeyError) as error:
-        reason = str(error.args[0]).replace("\n", ". ").strip("\"'")
-        _exit(2, f"error: --config: there is no key {reason}")
+            argument = f"--config={file}{colon}{data}"
+        located.append(argument)
+    return located
+
+
+def _find_config(config: str) -> pathlib.Path:
+    """Returns the file of a config: a path, or the name of one that comes with the package.
+
+    Raises:
+      InputError: if there is no such config.
+    """
+    path, names = pathlib.Path(config), {file.stem: file for file in _CONFIGS.glob("*_*.py")}
+    if path.suffix != ".py" and path.name == config:
+        return choose(config, names, "--config")
+    if path.is_file():
+        return path
+    hint = f": --config={path.stem} comes with llc_jax" if path.stem in names else ""
+    raise InputError(f"There is no config file {path}{hint}.")
+
+
+def _unknown_key(arguments: list[str]) -> str:
+    """Says which key that the arguments set is none of the config's; "" where all are."""
+    overrides = [argument.lstrip("-").partition("=")[0].split(".") for argument in arguments]
+    (file,) = [argument for argument in arguments if argument.startswith("--config=")][-1:]
+    config = flags.FLAGS["config"].parser.parse(file.removeprefix("--config="))
+    for root, *keys in overrides:
+        node, path = config, "config"
+        for key in keys if root in ("config", "noconfig") else ():
+            known = node.keys() if isinstance(node, ConfigDict) else ()
+            if key not in known:
+                return f"{path} has no key {key!r}.{suggest(key, known)}"
+            node, path = node[key], f"{path}.{key}"
+    return ""
+
+
+def _values(config: ConfigDict) -> dict[str, Any]:
+    """Returns the tree of a config, with what is computed from other values.
+
+    Raises:
+      InputError: if nothing can be computed from the number of bits.
+    """
+    if config.get("num_bits", 1) < 1:
+        raise InputError(f"config.num_bits is at least 1, not {config.num_bits}.")
+    return config.to_dict()
 
 
 def _path(config: str) -> pathlib.Path:

@@ -1,5 +1,6 @@
 import json
 import pathlib
+import shutil
 
 import cv2
 import numpy as np
@@ -108,6 +109,8 @@ def test_bad_input_is_one_clear_error(workdir, model, folder, tmp_path):
         llc_jax.load(tmp_path / "nowhere")
     with pytest.raises(InputError, match="is not the workdir of a run"):
         llc_jax.load(folder)
+    with pytest.raises(InputError, match="num_bits is 8 for .*, not 4: only .* config.prefixes"):
+        llc_jax.load(workdir, num_bits=4)
     with pytest.raises(InputError, match="is a linear classifier: it has no codes"):
         llc_jax.load(workdir / "linear")
 
@@ -132,6 +135,16 @@ def test_llc_classify(workdir, model, folder, capsys):
     header, row = capsys.readouterr().out.splitlines()
     assert header.split() == ["image", "distance", "class"]
     assert row.split() == [paths[0], str(distances[0]), names[0]]
+
+
+def test_llc_classify_prints_a_line_for_each_image(workdir, folder, capsys):
+    for name in ("two\nlines.png", "not\udcffutf-8.png", "é 字.png"):
+        shutil.copy(folder / "0.png", folder / name)
+    assert cli.main(["classify", str(folder), "--run", str(workdir)]) == 0
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 6
+    for name in (r"two\nlines.png", r"not\udcffutf-8.png", "é 字.png"):
+        assert sum(name in row for row in rows) == 1
 
 
 def test_llc_encode(workdir, model, folder, capsys):

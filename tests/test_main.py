@@ -1,9 +1,11 @@
 """The program as its users start it: in processes of its own."""
 
+import configparser
 import json
 import os
 import pathlib
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -26,7 +28,7 @@ from tests.workdirs import STAGES, assert_same_weights, records, weights
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def start(workdir, *arguments, config="tests/tiny.py", optimized=False):
+def start(workdir, *arguments, config="tests/tiny.py", optimized=False, cwd=ROOT):
     """Starts the program on one CPU device.
 
     Where it is not to be optimized, it is compiled as the tests themselves are.
@@ -35,7 +37,7 @@ def start(workdir, *arguments, config="tests/tiny.py", optimized=False):
     options = "" if optimized else os.environ["XLA_FLAGS"]
     environment = os.environ | {
         "XLA_FLAGS": f"{options} --xla_force_host_platform_device_count=1",
-        "PYTHONPATH": "configs",
+        "PYTHONPATH": f"{ROOT / 'configs'}:{ROOT}",
         "PYTHONWARNINGS": ",".join(
             [
                 "error",
@@ -45,7 +47,7 @@ def start(workdir, *arguments, config="tests/tiny.py", optimized=False):
         ),
     }
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment, text=True, **pipes)
+    return subprocess.Popen([*command, *arguments], cwd=cwd, env=environment, text=True, **pipes)
 
 
 def finish(process, status=0):
@@ -127,7 +129,11 @@ def assert_one_error(err, message):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--config.batchsize=8", 'Did you mean "batch_size"'),
+        (
+            "--config.batchsize=8",
+            "error: config has no key 'batchsize'. Did you mean 'batch_size'?\n",
+        ),
+        ("--config.num_bits=0", "config.num_bits is at least 1, not 0"),
         ("--config.data.source=/nowhere", "There is no data at /nowhere"),
     ],
 )
@@ -141,7 +147,11 @@ def test_a_wrong_command_line_is_one_error(tmp_path, argument, message):
 @pytest.mark.parametrize(
     ("argument", "config", "message"),
     [
-        ("--config.stages.linear.epoch=8", "tests/tiny.py", 'Did you mean "epochs"'),
+        (
+            "--config.stages.linear.epoch=8",
+            "tests/tiny.py",
+            "error: config.stages.linear has no key 'epoch'. Did you mean 'epochs'?\n",
+        ),
         ("--config.batch_size=x", "tests/tiny.py", "invalid literal for int"),
         ("--wrkdir=x", "tests/tiny.py", "Unknown command line flag 'wrkdir'"),
         ("--mode=train", "configs/none.py", "There is no config file configs/none.py"),
@@ -156,6 +166,36 @@ def test_a_flag_that_cannot_be_parsed_is_one_error(monkeypatch, capsys, argument
         main._parse_flags(arguments)
     assert end.value.code == 2
     assert_one_error(capsys.readouterr().err, message)
+
+
+def test_a_config_of_the_package_can_be_named_anywhere(tmp_path):
+    process = start(tmp_path / "run", config="folder_20bit:photos/", cwd=tmp_path)
+    _, err = finish(process, status=2)
+    assert err.startswith("error: There is no data at photos")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("foldr_20bit:photos", "--config is one of .*, not 'foldr_20bit'. Did you mean 'folder_20"),
+        ("common", "--config is one of cifar100_20bit, .* not 'common'"),
+        ("gone/folder_20bit.py:x", "file gone/folder_20bit.py: --config=folder_20bit comes with"),
+    ],
+)
+def test_a_config_that_is_not_there_is_one_error(config, message, capsys):
+    for arguments in ([f"--config={config}"], ["--config", config]):
+        with pytest.raises(SystemExit) as exit_status:
+            main._parse_flags(["llc_jax.main", *arguments])
+        assert exit_status.value.code == 2
+        assert re.match(f"error: .*{message}", capsys.readouterr().err)
+
+
+def test_the_configs_are_installed():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    package = pathlib.Path(llc_jax.__file__).parent
+    installed = set(package.glob(setup["options.package_data"]["llc_jax"]))
+    assert {file.name for file in installed} == {file.name for file in ROOT.glob("configs/*.py")}
 
 
 def test_trains_on_a_folder_of_files(tmp_path):

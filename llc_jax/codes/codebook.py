@@ -67,6 +67,11 @@ class Codebook:
         return len(np.unique(self.packed, axis=0))
 
     @property
+    def is_numbered(self) -> bool:
+        """Whether the names of the classes are only their numbers."""
+        return tuple(self.class_names) == tuple(map(str, range(self.num_classes)))
+
+    @property
     def collisions(self) -> list[list[int]]:
         """The groups of two or more classes that share a code, in the order of classes."""
         _, inverse = np.unique(self.packed, axis=0, return_inverse=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from llc_jax.data import protocols
 from llc_jax.data.augment import pad_crop_flip
+from llc_jax.data.fingerprint import Fingerprint
 from llc_jax.data.pipeline import Images, InMemory, Streamed
 from llc_jax.data.sources import Source
 from llc_jax.data.splits import Splits, open_splits
@@ -33,6 +34,7 @@ class Dataset:
       without_protocol: all images of all classes that are not held out, whatever the protocol
         selects; None where it was not requested, or there is neither a protocol nor a
         held-out class.
+      fingerprint: of all images, whatever the protocol; None of a part of a dataset.
     """
 
     train: Images
@@ -43,6 +45,7 @@ class Dataset:
     augment: Callable[[jax.Array, jax.Array], jax.Array]
     unseen: "Dataset | None"
     without_protocol: "Dataset | None" = None
+    fingerprint: Fingerprint | None = None
 
     @property
     def self_indices(self) -> np.ndarray:
@@ -69,17 +72,21 @@ def open_dataset(
     on_error: str,
     seed: int,
     without_protocol: bool = False,
+    class_names: tuple[str, ...] | None = None,
 ) -> Dataset:
     """Opens the images that a config names.
 
     Args: those of `config.DataConfig`, and
       seed: of the random split and the random choice of held-out classes.
       without_protocol: whether to open the dataset without the protocol too.
+      class_names: that the labels index, where the data may lack some; by default its own.
     """
     skip = choose(on_error, {"stop": False, "skip": True}, "config.data.on_error")
     all_splits = open_splits(source, eval_source, holdout=holdout, seed=seed)
     splits = protocols.apply(all_splits, protocol)
     splits = protocols.hold_out(splits, held_out_classes, seed)
+    if class_names is not None:
+        splits = splits.relabel(class_names)
     crop = Crop(image_size, crop_fraction, exif_orientation)
     if in_memory:
         train_crop = crop
@@ -98,6 +105,7 @@ def open_dataset(
 
     options = (open_images, train_crop, crop, augment_batch)
     data = _make_dataset(splits, *options)
+    data = dataclasses.replace(data, fingerprint=Fingerprint.of(all_splits))
     if without_protocol and splits is not all_splits:
         held_out = splits.unseen.train.class_names if splits.unseen else ()
         names = tuple(name for name in all_splits.train.class_names if name not in held_out)

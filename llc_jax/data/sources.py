@@ -45,6 +45,10 @@ class Source(abc.ABC):
     def read(self, index: int) -> bytes | np.ndarray:
         """Returns an encoded image file, or pixels uint8[H, W, 3]."""
 
+    def sizes(self) -> np.ndarray:
+        """Returns the bytes of each image's file, int64[N]; 0 where it is not known."""
+        return np.zeros(len(self), np.int64)
+
     def select(self, indices: np.ndarray) -> "Source":
         """Returns the source of the images at `indices`, in that order."""
         names = [self.names[index] for index in indices]
@@ -94,6 +98,10 @@ class FileSource(Source):
     def read(self, index: int) -> bytes:
         """Returns an encoded image file."""
         return self.store.read(self.names[index])
+
+    def sizes(self) -> np.ndarray:
+        """Returns the bytes of each image's file, int64[N]; 0 where it is not known."""
+        return self.store.sizes(self.names)
 
 
 def load_digits() -> ArraySource:

@@ -35,6 +35,20 @@ class Splits(NamedTuple):
         images = (self.train, self.evaluation, self.database)
         return Splits(*(source and source.restrict(class_names) for source in images))
 
+    def relabel(self, class_names: tuple[str, ...]) -> "Splits":
+        """Returns the same images with labels that index other names, which include theirs.
+
+        Raises:
+          InputError: if there are images of other classes.
+        """
+        unknown = sorted(set(self.train.class_names) - set(class_names))
+        if unknown:
+            raise InputError(
+                "The images have classes that the run was not trained on: "
+                f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}."
+            )
+        return self.restrict(class_names)._replace(unseen=self.unseen)
+
 
 def open_splits(source: str, eval_source: str, *, holdout: float, seed: int) -> Splits:
     """Opens the data of a run.

@@ -11,6 +11,7 @@ a path     of a file that `Codebook.load` reads
 import dataclasses
 import functools
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -20,10 +21,13 @@ import numpy as np
 from llc_jax.codes import construction
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
+from llc_jax.experiment.network import abstract_weights
 from llc_jax.experiment.stage import Stage
+from llc_jax.options import suggest
 from llc_jax.weights import pretrained
 
 LEARNT = "learnt"
+_NAMES = ("cca", "hadamard", LEARNT, "random", "svd")
 
 Source = Callable[[], Codebook]
 
@@ -65,7 +69,13 @@ def find(
     if source in ("svd", "cca"):
         construct = {"svd": _svd, "cca": _cca}[source]
         linear = _last([s for s in earlier if s.head == "linear"], source, stage, "linear")
+        _check_rank(source, stage, linear, num_bits)
         return lambda: _named(construct(linear, num_bits), class_names)
+    if not pathlib.Path(source).suffix and not pathlib.Path(source).exists():
+        raise InputError(
+            f"The codebook of the stage {stage!r} is one of {', '.join(_NAMES)}, or a file, not "
+            f"{source!r}.{suggest(source, _NAMES)}"
+        )
     codebook = fit(Codebook.load(source), source, stage, class_names, num_bits)
     return lambda: codebook
 
@@ -101,8 +111,7 @@ def fit(
             f"The codebook {path} is of {codebook.num_classes} classes and {codebook.num_bits} "
             f"bits; the stage {stage!r} has {len(class_names)} classes and num_bits={num_bits}."
         )
-    numbered = codebook.class_names == tuple(map(str, range(len(class_names))))
-    if not numbered and codebook.class_names != class_names:
+    if not codebook.is_numbered and codebook.class_names != class_names:
         raise InputError(f"The classes of the codebook {path} are not those of the data.")
     return _named(codebook, class_names)
 
@@ -119,6 +128,19 @@ def _last(candidates: Sequence[Stage], source: str, stage: str, head: str, more:
             f"{head} head before it, of the same classes{more}."
         )
     return candidates[-1]
+
+
+def _check_rank(source: str, stage: str, linear: Stage, num_bits: int) -> None:
+    """Refuses more bits than the classes and the features of a linear stage have directions."""
+    kernel = abstract_weights(linear.network)["params"]["head"]["classifier"]["kernel"]
+    num_features, num_classes = kernel.shape
+    most = min(num_features, num_classes - (source == "cca"))
+    if num_bits > most:
+        raise InputError(
+            f"The codebook of the stage {stage!r} is {source!r}, which has at most {most} bits for "
+            f"{num_classes} classes and {num_features} features, not {num_bits}: choose fewer "
+            "bits, or another codebook."
+        )
 
 
 def _svd(linear: Stage, num_bits: int) -> Codebook:

@@ -173,7 +173,7 @@ def _config(name: str, num_bits: int, weights: str | os.PathLike) -> RunConfig:
         init_from=str(weights),
         drop_head=False,
         codebook=CODEBOOK_FILE,
-        batch_size=1,
+        batch_size=256,
         data=data,
         model={"name": name, "dtype": "float32"},
         stages={_STAGE: stage},

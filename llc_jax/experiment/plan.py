@@ -21,6 +21,7 @@ from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
 from llc_jax.experiment import codebook_sources
 from llc_jax.experiment.config import SCRATCH, RunConfig, StageConfig, bits_of, is_file
+from llc_jax.experiment.data_record import DataRecord, check_unchanged, compare, locate
 from llc_jax.experiment.network import (
     build_network,
     check_image_size,
@@ -45,12 +46,14 @@ class Plan:
     Attributes:
       stages: in order.
       dataset: the images of the run.
+      record: which images they are.
       skips_damaged: whether damaged images are skipped and counted.
       summary: what there is to say before it begins, a line each.
     """
 
     stages: tuple[Stage, ...]
     dataset: Dataset
+    record: DataRecord
     skips_damaged: bool
     summary: tuple[str, ...]
 
@@ -61,7 +64,9 @@ def plan_run(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Plan:
     Raises:
       InputError: if the config, the data or a file that it names cannot be used.
     """
+    record = DataRecord.load(workdir)
     dataset = _open_dataset(config, config.stages.values(), mesh)
+    check_unchanged(record, config.data, dataset.fingerprint, workdir)
     size = len(dataset.train.labels)
     if config.batch_size > size:
         raise InputError(
@@ -76,7 +81,8 @@ def plan_run(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Plan:
         stages[name] = dataclasses.replace(
             stage, initial_weights=weights, initial_codebook=codebook
         )
-    return _plan(config, tuple(stages.values()), dataset, mesh)
+    images = f"{size} training and {len(dataset.evaluation.labels)} evaluation images"
+    return _plan(config, tuple(stages.values()), dataset, mesh, images)
 
 
 def plan_evaluation(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Plan:
@@ -89,12 +95,20 @@ def plan_evaluation(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Pla
       InputError: as in `plan_run`.
     """
     *earlier, name = config.stages
-    dataset = _open_dataset(config, [config.stages[name]], mesh)
-    stage, remarks = _plan_stage(config, name, workdir, dataset, mesh), []
+    record, trained = DataRecord.load(workdir), StageDirectory(workdir / name).load_codebook()
+    class_names = _trained_classes(config.stages[name], trained, record)
+    dataset = _open_dataset(config, [config.stages[name]], mesh, class_names)
+    stage = _plan_stage(config, name, workdir, dataset, mesh)
+    remarks = [compare(record, config.data, dataset.fingerprint)]
+    if trained is not None and trained.num_classes != stage.num_classes:
+        raise InputError(
+            f"The images have {stage.num_classes} classes, but the run in {workdir} was trained on "
+            f"{trained.num_classes}: evaluate it on images of those."
+        )
     if stage.directory.is_finished or not is_file(config.init_from):
         weights, codebook = stage.trained_weights, stage.directory.load_codebook
         if not stage.directory.is_finished:
-            remarks = [f"The stage {name!r} is not finished: its newest checkpoint is evaluated."]
+            remarks += [f"The stage {name!r} is not finished: its newest checkpoint is evaluated."]
     else:
         weights = _weights_of_file(config, stage, config.init_from)
         source = _codebook_name(config, stage)
@@ -104,10 +118,27 @@ def plan_evaluation(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Pla
             stages = [_plan_stage(config, other, workdir, dataset, mesh) for other in earlier]
             codebook = _initial_codebook(config, stage, stages)
     stage = dataclasses.replace(stage, initial_weights=weights, initial_codebook=codebook)
-    return _plan(config, (stage,), dataset, mesh, remarks)
+    images = f"{len(dataset.evaluation.labels)} evaluation images"
+    return _plan(config, (stage,), dataset, mesh, images, remarks)
 
 
-def _open_dataset(config: RunConfig, stages: Iterable[StageConfig], mesh: Mesh) -> Dataset:
+def _trained_classes(
+    stage: StageConfig, codebook: Codebook | None, record: DataRecord | None
+) -> tuple[str, ...] | None:
+    """Returns the names of the classes that a stage is trained on; None where none are known."""
+    if stage.whole_dataset:
+        return None
+    if codebook is not None and not codebook.is_numbered:
+        return codebook.class_names
+    return record.class_names if record is not None else None
+
+
+def _open_dataset(
+    config: RunConfig,
+    stages: Iterable[StageConfig],
+    mesh: Mesh,
+    class_names: tuple[str, ...] | None = None,
+) -> Dataset:
     """Opens the images of some stages, once what does not need them is checked."""
     stages = tuple(stages)
     lengths = {bits_of(config, stage) for stage in stages}
@@ -116,7 +147,12 @@ def _open_dataset(config: RunConfig, stages: Iterable[StageConfig], mesh: Mesh) 
     pipeline.ProcessShard.of(batch_sharding(mesh), config.batch_size)
     options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
     without_protocol = any(stage.whole_dataset for stage in stages)
-    dataset = open_dataset(**options, without_protocol=without_protocol, seed=config.seed)
+    dataset = open_dataset(
+        **options,
+        without_protocol=without_protocol,
+        class_names=class_names,
+        seed=config.seed,
+    )
     for bits, decoder in itertools.product(lengths, config.decoders):
         decoders.make(decoder, Codebook.random(1, bits))
     return dataset
@@ -127,12 +163,12 @@ def _plan(
     stages: tuple[Stage, ...],
     dataset: Dataset,
     mesh: Mesh,
-    remarks: Sequence[str] = (),
+    images: str,
+    remarks: Iterable[str] = (),
 ) -> Plan:
     """Makes the plan of some stages, with what there is to say of it."""
     summary = [
-        f"{len(dataset.train.labels)} training and {len(dataset.evaluation.labels)} evaluation "
-        f"images of {len(dataset.class_names)} classes; {mesh.size} device(s), "
+        f"{images} of {len(dataset.class_names)} classes; {mesh.size} device(s), "
         f"{jax.default_backend()}"
     ]
     lengths = {
@@ -141,7 +177,14 @@ def _plan(
     for bits in sorted(lengths):
         if len(dataset.class_names) > 2**bits:
             summary.append(f"{bits} bits are too few for the classes: some will share a code")
-    return Plan(stages, dataset, config.data.on_error == "skip", (*summary, *remarks))
+    places = (locate(config.data.source), locate(config.data.eval_source))
+    return Plan(
+        stages=stages,
+        dataset=dataset,
+        record=DataRecord(*places, tuple(map(str, dataset.class_names)), dataset.fingerprint),
+        skips_damaged=config.data.on_error == "skip",
+        summary=(*summary, *filter(None, remarks)),
+    )
 
 
 def _plan_stage(

@@ -1,5 +1,6 @@
 """A run: a plan's stages in order, each trained, then measured. It continues where it stopped."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -15,17 +16,20 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.data.dataset import Dataset
 from llc_jax.experiment import codebook_sources
 from llc_jax.experiment.config import RunConfig, as_json, parse
+from llc_jax.experiment.data_record import DataRecord, check_images, find_images
 from llc_jax.experiment.figures import classify, measure
 from llc_jax.experiment.plan import Plan, plan_evaluation, plan_run
 from llc_jax.experiment.stage import Stage
 from llc_jax.experiment.workdir import (
     CODEBOOK_FILE,
     CONFIG_FILE,
+    EVALUATION_CURVES_FILE,
     EVALUATION_FILE,
     RESULTS_FILE,
     check_config,
     locked,
     on_first_process,
+    read_config,
     read_results,
     wait_for_all,
 )
@@ -65,6 +69,7 @@ def run(
     check_config(workdir, config)
     results = read_results(workdir / RESULTS_FILE)
     if results:
+        check_images(workdir, config)
         log.say("This run is finished.")
     else:
         plan = plan_run(config, workdir, make_mesh(devices))
@@ -74,6 +79,7 @@ def run(
             check_config(workdir, config)
             log.say(*plan.summary)
             on_first_process(write_json, workdir / CONFIG_FILE, as_json(config))
+            on_first_process(plan.record.save, workdir)
             results = _run_plan(plan, log)
             on_first_process(write_json, workdir / RESULTS_FILE, results)
     _show(results, config, log)
@@ -109,10 +115,44 @@ def evaluate(
     (stage,) = plan.stages
     weights = jax.device_put(stage.initial_weights(), stage.replicated)
     codebook = stage.initial_codebook() if stage.initial_codebook else None
-    results = _measure(stage, weights, codebook)
+    results = _measure(stage, weights, codebook, workdir / EVALUATION_CURVES_FILE)
     on_first_process(write_json, workdir / EVALUATION_FILE, results)
     _show(results, config, log)
     return results
+
+
+def evaluate_again(
+    workdir: str | os.PathLike,
+    *,
+    source: str | None = None,
+    decoders: Sequence[str] = (),
+    retrieval: Sequence[int] = (),
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, float]:
+    """Evaluates the last stage of a run once more, as the config in its workdir says.
+
+    Args:
+      workdir: of the run, and where `evaluation.json` is written.
+      source: of other images, as `config.DataConfig.source`, of which all are evaluated, or
+        their evaluation images where they are split; or of the run's own, where they have moved.
+      decoders: to measure; by default those of the config.
+      retrieval: the ranks at which retrieval is measured; by default those of the config.
+      devices: as in `run`.
+
+    Returns, Raises: as `evaluate`.
+    """
+    workdir, mesh = pathlib.Path(workdir).expanduser().absolute(), make_mesh(devices)
+    config = read_config(workdir)
+    data = find_images(DataRecord.load(workdir), config.data, source, config.seed)
+    config = dataclasses.replace(
+        config,
+        data=data,
+        decoders=tuple(decoders) or config.decoders,
+        retrieval=tuple(retrieval) or config.retrieval,
+        # The devices may be other than those that it was trained on.
+        batch_size=-(-config.batch_size // mesh.size) * mesh.size,
+    )
+    return evaluate(as_json(config), workdir, devices)
 
 
 def _run_plan(plan: Plan, log: RunLog) -> dict[str, float]:
@@ -154,7 +194,7 @@ def _run_stage(stage: Stage, log: RunLog) -> dict[str, float]:
     if codebook is not None:
         for path in (stage.directory.codebook_file, stage.workdir / CODEBOOK_FILE):
             on_first_process(codebook.save, path)
-    return _measure(stage, state, codebook)
+    return _measure(stage, state, codebook, stage.directory.curves_file)
 
 
 def _initial_codebook(stage: Stage) -> Codebook | None:
@@ -167,11 +207,13 @@ def _initial_codebook(stage: Stage) -> Codebook | None:
     return codebook
 
 
-def _measure(stage: Stage, weights: State, codebook: Codebook | None) -> dict[str, float]:
+def _measure(
+    stage: Stage, weights: State, codebook: Codebook | None, curves_file: pathlib.Path
+) -> dict[str, float]:
     """Returns the figures of a stage, and writes its curves of retrieval."""
     measured = measure(stage, weights, codebook)
     if measured.curves is not None:
-        on_first_process(write_arrays, stage.directory.curves_file, measured.curves)
+        on_first_process(write_arrays, curves_file, measured.curves)
     return measured.figures
 
 

@@ -1,6 +1,7 @@
 """The workdir of a run: its files, the config that it belongs to, and its finished stages.
 
 config.json               what is trained
+data.json                 on which images
 <stage>/checkpoints/      the weights
 <stage>/codebook.npz      the class codes that the stage has learnt, or was trained with
 <stage>/results.json      its figures, once it is finished
@@ -10,6 +11,7 @@ metrics.jsonl             the figures of every epoch, and in tensorboard/ too
 results.json              all figures, once the run is finished
 evaluation.json           the figures of an evaluation without training
 lock                      while a run is at work there: which process, where and since when
+evaluation_pr_curve.npz   its curves, where it measured retrieval
 """
 
 import contextlib
@@ -27,6 +29,7 @@ from jax.experimental import multihost_utils
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.experiment.config import RunConfig, StageConfig, as_json, parse
+from llc_jax.experiment.data_record import DATA_FILE, locate
 from llc_jax.files import WriteFailed, read_json, sweep, try_lock
 from llc_jax.mesh import from_first_process
 
@@ -35,11 +38,13 @@ CODEBOOK_FILE = "codebook.npz"
 RESULTS_FILE = "results.json"
 EVALUATION_FILE = "evaluation.json"
 LOCK_FILE = "lock"
+EVALUATION_CURVES_FILE = "evaluation_pr_curve.npz"
 
 # What may change between the parts of a run, as it cannot change the result.
-_FREE_KEYS = ("data.workers", "checkpoint.keep", "checkpoint.steps")
-# What may also change when a run is evaluated again, as it is only measured.
+_FREE_KEYS = ("data.workers", "data.on_error", "checkpoint.keep", "checkpoint.steps")
+# What may also change when a run is evaluated again: what is measured, and on which images.
 _MEASURED_KEYS = ("decoders", "retrieval")
+_EVALUATION_KEYS = (*_MEASURED_KEYS, "batch_size", "data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,29 +151,44 @@ def read_results(path: pathlib.Path) -> dict[str, float]:
 def check_config(workdir: pathlib.Path, config: RunConfig, *, evaluation: bool = False) -> None:
     """Refuses a workdir that holds a run of another config.
 
+    What cannot change the weights that are trained so far may differ: so may a stage that has
+    not started, and where the images lie if the run has a record of them.
+
     Args:
       workdir: of the run; it need not exist.
       config: of the run that is about to start or continue.
-      evaluation: whether it is only evaluated, so that other figures may be measured.
+      evaluation: whether it is only evaluated, so that other figures may be measured, and on
+        other images.
 
     Raises:
       InputError: naming the keys that differ.
     """
     if not (workdir / CONFIG_FILE).exists():
         return
-    free = (*_FREE_KEYS, *_MEASURED_KEYS) if evaluation else _FREE_KEYS
-    old, new = _flatten(as_json(read_config(workdir))), _flatten(as_json(config))
-    changed = [
-        f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
-        for key in sorted(old.keys() | new.keys())
-        if key not in free and old.get(key) != new.get(key)
-    ]
-    if changed:
-        more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise InputError(
-            f"{workdir} holds a run of another config: {'; '.join(changed[:3])}{more}. "
-            "Choose another --workdir, or remove that one."
-        )
+    before = read_config(workdir)
+    old, new = (_flatten(as_json(_with_located_data(some))) for some in (before, config))
+    different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    free = [*_FREE_KEYS, *(_EVALUATION_KEYS if evaluation else ())]
+    if (workdir / DATA_FILE).exists():
+        free += ["data.source", "data.eval_source"]
+    if list(before.stages) == list(config.stages):
+        free += [f"stages.{name}" for name in config.stages if not (workdir / name).exists()]
+    changed = [key for key in different if not _is_within(key, free)]
+    if not changed:
+        return
+    more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
+    differences = "; ".join(
+        f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in changed[:3]
+    )
+    remedy = "Choose"
+    if evaluation:
+        remedy = f"Let `llc eval {workdir}` take the config from there, or choose"
+    elif all(_is_within(key, _MEASURED_KEYS) for key in changed):
+        remedy = "Measure it without training, with --mode=eval, or choose"
+    raise InputError(
+        f"{workdir} holds a run of another config: {differences}{more}. "
+        f"{remedy} another --workdir, or remove that one."
+    )
 
 
 @contextlib.contextmanager
@@ -263,3 +283,15 @@ def _flatten(tree: Any, path: Sequence[str] = ()) -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flatten(value, (*path, key))
     return flat
+
+
+def _with_located_data(config: RunConfig) -> RunConfig:
+    """Returns a config in which the images have the same name however it is spelt."""
+    data, places = config.data, (locate(config.data.source), locate(config.data.eval_source))
+    data = dataclasses.replace(data, source=places[0], eval_source=places[1])
+    return dataclasses.replace(config, data=data)
+
+
+def _is_within(key: str, parts: Sequence[str]) -> bool:
+    """Whether a dotted key is one of the parts of a config, or lies in one."""
+    return any(f"{key}.".startswith(f"{part}.") for part in parts)

@@ -93,11 +93,12 @@ def test_retrieval_can_be_measured_later(unbroken, capsys):
     assert results["retrieval/cmap_min@10"] < results["retrieval/cmap_max@10"]
     assert 0 < results["retrieval/precision_radius_2"] < 1
     assert "retrieval by" in capsys.readouterr().out
-    with np.load(workdir / "instance" / "pr_curve.npz") as curves:
+    assert not (workdir / "instance" / "pr_curve.npz").exists()
+    with np.load(workdir / "evaluation_pr_curve.npz") as curves:
         assert curves["radius/precision"].shape == (9,)
         assert curves["rank/recall"][-1] == pytest.approx(1)
     (workdir / "evaluation.json").unlink()
-    (workdir / "instance" / "pr_curve.npz").unlink()
+    (workdir / "evaluation_pr_curve.npz").unlink()
 
 
 def test_retrieval_by_features_and_of_unseen_classes(tmp_path):
@@ -237,6 +238,12 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ),
         ({"codebook": ""}, "'instance' needs a codebook, or a file of one: config.codebook is"),
         ({"stages__instance__codebook": "x.npz"}, "no codebook at x.npz"),
+        (
+            {"codebook": "hadamrd"},
+            "'instance' is one of cca, .*svd, or a file, not 'hadamrd'. Did you mean 'hadamard'",
+        ),
+        ({"codebook": "svd", "num_bits": 11}, "'svd', which has at most 10 bits for 10 classes"),
+        ({"codebook": "cca", "num_bits": 10}, "'cca', which has at most 9 bits for 10 classes"),
         ({"stages__linear__codebook": "learnt"}, "no stage with a codebook head before it"),
         ({"stages__linear__codebook": "svd"}, "is 'svd', but there is no stage with a linear"),
         ({"stages__linear__optimizer__schedule": "cosin"}, "Did you mean 'cosine'"),
