@@ -133,7 +133,8 @@ def _plan(
     summary = [
         f"{len(dataset.train.labels)} training and {len(dataset.evaluation.labels)} evaluation "
         f"images of {len(dataset.class_names)} classes; {mesh.size} device(s), "
-        f"{jax.default_backend()}"
+        f"{jax.default_backend()}",
+        f"{config.model['name']}, images of {input_size(config)} pixels",
     ]
     lengths = {
         stage.num_bits for stage in stages if stage.head == "codebook" or stage.fixed_codebook
