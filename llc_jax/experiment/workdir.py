@@ -4,11 +4,13 @@ config.json               what is trained
 <stage>/checkpoints/      the weights
 <stage>/codebook.npz      the class codes that the stage has learnt, or was trained with
 <stage>/results.json      its figures, once it is finished
+<stage>/confusion.csv     how many images of each class were taken for which
 <stage>/pr_curve.npz      precision and recall, where retrieval is measured
 codebook.npz              the class codes of the last stage that has some
 metrics.jsonl             the figures of every epoch, and in tensorboard/ too
 results.json              all figures, once the run is finished
 evaluation.json           the figures of an evaluation without training
+evaluation_confusion.csv  its confusions
 """
 
 import dataclasses
@@ -29,6 +31,7 @@ CONFIG_FILE = "config.json"
 CODEBOOK_FILE = "codebook.npz"
 RESULTS_FILE = "results.json"
 EVALUATION_FILE = "evaluation.json"
+EVALUATION_CONFUSIONS_FILE = "evaluation_confusion.csv"
 
 # What may change between the parts of a run, as it cannot change the result.
 _FREE_KEYS = ("data.workers", "checkpoint.keep", "checkpoint.steps")
@@ -60,6 +63,11 @@ class StageDirectory:
     def results_file(self) -> pathlib.Path:
         """Its figures; the file exists once the stage is finished."""
         return self.path / RESULTS_FILE
+
+    @property
+    def confusions_file(self) -> pathlib.Path:
+        """How many evaluation images of each class were taken for which."""
+        return self.path / "confusion.csv"
 
     @property
     def curves_file(self) -> pathlib.Path:
