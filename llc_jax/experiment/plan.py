@@ -21,6 +21,7 @@ from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
 from llc_jax.experiment import codebook_sources
 from llc_jax.experiment.config import SCRATCH, RunConfig, StageConfig, bits_of, is_file
+from llc_jax.experiment.image_size import SMALL
 from llc_jax.experiment.network import (
     build_network,
     check_image_size,
@@ -76,7 +77,17 @@ def plan_run(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Plan:
         stages[name] = dataclasses.replace(
             stage, initial_weights=weights, initial_codebook=codebook
         )
-    return _plan(config, tuple(stages.values()), dataset, mesh)
+    return _plan(config, tuple(stages.values()), dataset, mesh, _remarks_on_speed(config))
+
+
+def _remarks_on_speed(config: RunConfig) -> list[str]:
+    """Returns what there is to say of how fast the training will be, a line each."""
+    size = input_size(config)
+    if jax.default_backend() != "cpu" or size <= SMALL:
+        return []
+    return [
+        f"Images of {size} pixels are slow on a CPU: --config.data.image_size={SMALL} shrinks them."
+    ]
 
 
 def plan_evaluation(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Plan:

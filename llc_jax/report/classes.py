@@ -11,6 +11,7 @@ import numpy as np
 import rich.table
 import rich.text
 
+from llc_jax.errors import InputError
 from llc_jax.files import atomic_write
 
 # The most classes that the table shows, and the most others that a class is said to be taken for.
@@ -52,10 +53,21 @@ def write_confusions(path: str | os.PathLike, confusions: Iterable[Confusion]) -
 
 
 def read_confusions(path: str | os.PathLike) -> list[Confusion]:
-    """Reads what `write_confusions` has written."""
-    with pathlib.Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        _, *rows = csv.reader(file)
-    return [Confusion(true, predicted, int(images)) for true, predicted, images in rows]
+    """Reads what `write_confusions` has written.
+
+    Raises:
+      InputError: if it is damaged.
+    """
+    try:
+        with pathlib.Path(path).open(
+            newline="", encoding="utf-8", errors="surrogateescape"
+        ) as file:
+            _, *rows = csv.reader(file)
+        return [Confusion(true, predicted, int(images)) for true, predicted, images in rows]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"Cannot read {path} ({error}): remove it, and the run has no table of its classes."
+        ) from error
 
 
 def classes_table(confusions: Iterable[Confusion], source: str) -> rich.table.Table:

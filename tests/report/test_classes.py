@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 import rich.console
 
+from llc_jax.errors import InputError
 from llc_jax.report import classes
 from llc_jax.report.classes import Confusion
 
@@ -26,6 +28,13 @@ def test_a_csv_gives_back_what_was_written(tmp_path):
     assert classes.read_confusions(tmp_path / "confusion.csv") == strange
     first = (tmp_path / "confusion.csv").read_text(errors="replace").splitlines()[0]
     assert first == "class,predicted,images"
+
+
+@pytest.mark.parametrize("content", ["", "class,predicted,images\na,b\n", "x\na,b,many\n"])
+def test_a_damaged_csv_is_one_clear_error(tmp_path, content):
+    (tmp_path / "confusion.csv").write_text(content)
+    with pytest.raises(InputError, match=r"confusion.csv .*: remove it, and the run has no table"):
+        classes.read_confusions(tmp_path / "confusion.csv")
 
 
 def test_the_table_begins_with_the_class_that_is_recognised_least():
