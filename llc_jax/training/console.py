@@ -1,6 +1,6 @@
 """What a run says on the console while it trains: a line an epoch, and the time that is left."""
 
-import dataclasses
+import time
 from collections.abc import Mapping
 
 from llc_jax.prepare.progress import duration
@@ -11,9 +11,9 @@ _TRAINING = {
     "loss": "loss {:.4g}",
     "accuracy": "training accuracy {:.1%}",
     "bits_right": "training bits right {:.1%}",
+    "flipped_bits": "{:.2%} of bits flipped",
     "unique_codes": "{} unique codes",
     "min_distance": "least distance {}",
-    "flipped_bits": "{:.2%} of bits flipped",
 }
 # Those that the console leaves to `metrics.jsonl`.
 _UNSAID = ("logit_scale", "learning_rate", "images_per_second")
@@ -26,27 +26,43 @@ _EVALUATION = {
     "ed": "ED {:.1%}",
 }
 
+# Seconds of training after which the time that is left is said.
+_CERTAIN_SECONDS = 10.0
+
 # Columns of the name of the stage.
 _INDENT = 10
 
 
-@dataclasses.dataclass(frozen=True)
 class TimeLeft:
-    """The time that is left of a run.
+    """The time that is left of a run, from the time that the steps of a stage have taken.
 
-    Attributes:
-      num_steps: of the stage that is trained and of those after it.
+    Args:
+      num_steps: of this stage and of those after it.
       batch_size: images of a step; 0 where it is not known, and neither is the time.
     """
 
-    num_steps: int
-    batch_size: int
+    def __init__(self, num_steps: int, batch_size: int):
+        self._num_steps, self._batch_size = num_steps, batch_size
+        self._first, self._step_seconds = None, 0.0
+        self.is_certain = False
 
-    def after(self, step: int, images_per_second: float) -> str:
+    def tick(self, step: int, images_per_second: float) -> None:
+        """Notes that a step is done, and the rate of the last steps."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (step, now)
+        steps, seconds = step - self._first[0], now - self._first[1]
+        if steps and seconds >= _CERTAIN_SECONDS:
+            # Whatever else the time goes to is in it: checkpoints, evaluations on the way.
+            self._step_seconds = seconds / steps
+        elif images_per_second:
+            self._step_seconds = self._batch_size / images_per_second
+        self.is_certain = max(seconds, self._step_seconds) >= _CERTAIN_SECONDS
+
+    def after(self, step: int) -> str:
         """Returns the time in words after a step of the stage; "" where it is not known."""
-        if not images_per_second or not self.batch_size:
-            return ""
-        return duration((self.num_steps - step) * self.batch_size / images_per_second)
+        seconds = (self._num_steps - step) * self._step_seconds
+        return duration(seconds) if seconds else ""
 
 
 def epoch_lines(
@@ -65,12 +81,11 @@ def epoch_lines(
       left: the time that is left of the run, or "".
       width: of the console, in columns.
     """
-    fields = []
+    fields = [form.format(values[name]) for name, form in _TRAINING.items() if name in values]
     for name, value in values.items():
-        if name not in _UNSAID:
-            number = "{:.4g}" if isinstance(value, float) else "{}"
-            form = _TRAINING.get(name, f"{name.replace('_', ' ')} {number}")
-            fields.append(form.format(value))
+        if name not in _TRAINING and name not in _UNSAID:
+            number = f"{value:.4g}" if isinstance(value, float) else str(value)
+            fields.append(f"{name.replace('_', ' ')} {number}")
     lines = _break(stage, [*fields, *([f"{left} left"] if left else [])], width)
     evaluated = [form.format(evaluation[n]) for n, form in _EVALUATION.items() if n in evaluation]
     return lines + (_break("", ["evaluation:", *evaluated], width) if evaluated else [])

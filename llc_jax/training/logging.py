@@ -19,8 +19,6 @@ from llc_jax.training.console import TimeLeft, epoch_lines
 
 METRICS_FILE = "metrics.jsonl"
 
-# Seconds of training after which the run first says how long it will take.
-_MEASURED_SECONDS = 5.0
 
 # (step, loss, images per second) -> None
 ProgressCallback = Callable[[int, float, float], None]
@@ -78,14 +76,14 @@ class RunLog:
         ):
 
             def progress(step, loss, images_per_second):
-                images = (step - first_step) * self._batch_size
-                if images and images >= _MEASURED_SECONDS * images_per_second > 0:
-                    self._say_how_long(time_left.after(step, images_per_second))
+                time_left.tick(step, images_per_second)
+                if time_left.is_certain:
+                    self._say_how_long(time_left.after(step))
                 update_bar(step, loss, images_per_second)
 
             def to_console(step, values, evaluation):
-                left = time_left.after(step, values.get("images_per_second", 0.0))
-                self.say(*epoch_lines(name, values, evaluation, left, self._console.width))
+                left, width = time_left.after(step), self._console.width
+                self.say(*epoch_lines(name, values, evaluation, left, width))
 
             def to_file(record):
                 file.write(json.dumps(record) + "\n")
@@ -197,7 +195,7 @@ def _progress(
         )
 
         def update_bar(step, loss, images_per_second):
-            left = time_left.after(step, images_per_second)
+            left = time_left.after(step)
             status = f"{images_per_second:,.0f} images/s  loss {loss:.3f}"
             status += f"  {left} left" if left else ""
             progress.update(task, completed=step, status=status)

@@ -1,3 +1,4 @@
+from llc_jax.training import console
 from llc_jax.training.console import TimeLeft, epoch_lines
 
 CODEBOOK = {
@@ -47,8 +48,24 @@ def test_a_metric_without_words_has_its_name():
     ]
 
 
-def test_the_time_left_is_that_of_all_stages():
+def test_the_time_left_is_that_of_all_stages(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     left = TimeLeft(num_steps=3000, batch_size=100)
-    assert left.after(0, 25.0) == "3 h 20 min"
-    assert left.after(2994, 25.0) == "24 s"
-    assert left.after(0, 0.0) == ""
+    assert left.after(0) == ""
+    left.tick(1, 50.0)
+    assert left.after(1) == "1 h 40 min"
+    assert not left.is_certain
+    now[0] = 40.0  # Ten steps, and an evaluation that the rate does not tell of.
+    left.tick(11, 50.0)
+    assert left.after(11) == "3 h 19 min"
+    assert left.is_certain
+    assert left.after(2994) == "24 s"
+    assert left.after(3000) == ""
+
+
+def test_a_long_step_is_enough_to_know_the_time_left():
+    left = TimeLeft(num_steps=1000, batch_size=128)
+    left.tick(1, 128 / 90)
+    assert left.is_certain
+    assert left.after(1) == "24 h 58 min"

@@ -64,13 +64,13 @@ def test_a_run_says_how_long_it_takes_once_it_is_known(tmp_path, capsys):
     with log.stage("linear", 0, 100) as stage:
         stage.progress(1, 1.0, 100.0)  # A second of training tells little.
         assert "About" not in capsys.readouterr().out
-        for step in (5, 6):
-            stage.progress(step, 1.0, 100.0)
+        for step in (2, 3):
+            stage.progress(step, 1.0, 10.0)
     log.expect(later_steps=0, batch_size=100)
     with log.stage("codebook", 0, 9_900) as stage:
-        stage.progress(50, 1.0, 100.0)
+        stage.progress(1, 1.0, 10.0)
     assert capsys.readouterr().out.splitlines() == [
-        "About 2 h 47 min of training for all stages that are left.",
+        "About 27 h 46 min of training for all stages that are left.",
         "codebook: compiling",
     ]
 
@@ -81,6 +81,7 @@ def test_a_terminal_of_80_columns_has_a_progress_bar():
     time_left = TimeLeft(num_steps=100_200, batch_size=1000)
     with logging._progress(console, "codebook", 0, 100_200, time_left) as move:
         assert "compiling" in output.getvalue()
+        time_left.tick(50, 12_345.0)
         move(50, 1.25, 12_345.0)
     assert "50/100200" in output.getvalue()
     assert "12,345 images/s" in output.getvalue()
