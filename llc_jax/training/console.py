@@ -8,7 +8,7 @@ from llc_jax.prepare.progress import duration
 # How metrics of training are put into words; a metric that is not here has its own name.
 _TRAINING = {
     "epoch": "epoch {}",
-    "loss": "loss {:.4g}",
+    "loss": "loss {:.3f}",
     "accuracy": "training accuracy {:.1%}",
     "bits_right": "training bits right {:.1%}",
     "flipped_bits": "{:.2%} of bits flipped",
@@ -26,8 +26,8 @@ _EVALUATION = {
     "ed": "ED {:.1%}",
 }
 
-# Seconds of training after which the time that is left is said.
-_CERTAIN_SECONDS = 10.0
+# The time that is left is said after so many seconds of training, if it is that much at least.
+_CERTAIN_SECONDS, _WORTH_SECONDS = 10.0, 60.0
 
 # Columns of the name of the stage.
 _INDENT = 10
@@ -39,12 +39,15 @@ class TimeLeft:
     Args:
       num_steps: of this stage and of those after it.
       batch_size: images of a step; 0 where it is not known, and neither is the time.
+
+    Attributes:
+      is_worth_saying: whether the time is known well enough, and is not short.
     """
 
     def __init__(self, num_steps: int, batch_size: int):
         self._num_steps, self._batch_size = num_steps, batch_size
         self._first, self._step_seconds = None, 0.0
-        self.is_certain = False
+        self.is_worth_saying = False
 
     def tick(self, step: int, images_per_second: float) -> None:
         """Notes that a step is done, and the rate of the last steps."""
@@ -57,12 +60,16 @@ class TimeLeft:
             self._step_seconds = seconds / steps
         elif images_per_second:
             self._step_seconds = self._batch_size / images_per_second
-        self.is_certain = max(seconds, self._step_seconds) >= _CERTAIN_SECONDS
+        certain = max(seconds, self._step_seconds) >= _CERTAIN_SECONDS
+        self.is_worth_saying = certain and self._seconds(step) >= _WORTH_SECONDS
 
     def after(self, step: int) -> str:
         """Returns the time in words after a step of the stage; "" where it is not known."""
-        seconds = (self._num_steps - step) * self._step_seconds
+        seconds = self._seconds(step)
         return duration(seconds) if seconds else ""
+
+    def _seconds(self, step: int) -> float:
+        return (self._num_steps - step) * self._step_seconds
 
 
 def epoch_lines(

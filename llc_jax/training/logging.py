@@ -77,7 +77,7 @@ class RunLog:
 
             def progress(step, loss, images_per_second):
                 time_left.tick(step, images_per_second)
-                if time_left.is_certain:
+                if time_left.is_worth_saying:
                     self._say_how_long(time_left.after(step))
                 update_bar(step, loss, images_per_second)
 

@@ -38,7 +38,7 @@ def test_lines_of_an_epoch_break_between_metrics():
 def test_a_stage_without_a_codebook_has_one_line():
     values = {"epoch": 1, "loss": 0.1234567, "bits_right": 0.875, "learning_rate": 0.1}
     assert epoch_lines("instance", values, {}, "", 80) == [
-        "instance    epoch 1  loss 0.1235  training bits right 87.5%"
+        "instance    epoch 1  loss 0.123  training bits right 87.5%"
     ]
 
 
@@ -55,17 +55,19 @@ def test_the_time_left_is_that_of_all_stages(monkeypatch):
     assert left.after(0) == ""
     left.tick(1, 50.0)
     assert left.after(1) == "1 h 40 min"
-    assert not left.is_certain
+    assert not left.is_worth_saying
     now[0] = 40.0  # Ten steps, and an evaluation that the rate does not tell of.
     left.tick(11, 50.0)
     assert left.after(11) == "3 h 19 min"
-    assert left.is_certain
+    assert left.is_worth_saying
     assert left.after(2994) == "24 s"
     assert left.after(3000) == ""
+    left.tick(2994, 50.0)
+    assert not left.is_worth_saying
 
 
 def test_a_long_step_is_enough_to_know_the_time_left():
     left = TimeLeft(num_steps=1000, batch_size=128)
     left.tick(1, 128 / 90)
-    assert left.is_certain
+    assert left.is_worth_saying
     assert left.after(1) == "24 h 58 min"

@@ -21,8 +21,8 @@ def test_records_are_lines_of_json_and_events(tmp_path, capsys):
     assert list((tmp_path / "tensorboard" / "codebook").glob("events.out.tfevents.*"))
     assert capsys.readouterr().out.splitlines() == [
         "codebook: compiling",
-        "codebook    epoch 1  loss 0.1",
-        "codebook    epoch 2  loss 0.05",
+        "codebook    epoch 1  loss 0.100",
+        "codebook    epoch 2  loss 0.050",
     ]
 
 
