@@ -77,6 +77,24 @@ def random_crop(scale: tuple[float, float]) -> ConfigDict:
     return ConfigDict({"scale": scale, "flip": True, "randaugment": no_randaugment})
 
 
+def by_image_size(config: ConfigDict) -> None:
+    """Leaves the network, and how images are read and augmented, to the size of the images.
+
+    `llc_jax.experiment.image_size` has the choice; each value can be set by itself.
+    """
+    config.model = model("auto", dtype=config_dict.placeholder(str))
+    config.data.crop_fraction = config_dict.placeholder(float)
+    config.data.in_memory = config_dict.placeholder(bool)
+    config.data.augment = ConfigDict(
+        {
+            "pad": config_dict.placeholder(int),
+            "scale": config_dict.placeholder(tuple),
+            "flip": config_dict.placeholder(bool),
+            "randaugment": config_dict.placeholder(tuple),
+        }
+    )
+
+
 def linear(epochs: int, optimizer: ConfigDict, *, label_smoothing: float = 0.0) -> ConfigDict:
     """Returns the linear baseline: a linear classifier of the features."""
     objective = {"name": "softmax", "label_smoothing": label_smoothing}

@@ -1,10 +1,14 @@
-"""20-bit codes of your own images, with a ResNet-18 for 224 pixels.
+"""20-bit codes of your own images, of any size.
 
   python -m llc_jax.main --config=configs/folder_20bit.py:photos/ --workdir=runs/photos
 
 The argument is a folder or a zip of `<class>/` directories, or of `train/<class>/` and
 `val/<class>/`, or a CSV of `file,label`. If the data has no split, a tenth of each class is
 kept for evaluation.
+
+Images whose shorter side has up to 64 pixels keep their size, and a ResNet-20 is trained;
+larger ones are cropped to 224 pixels for a ResNet-18. On a CPU, --config.data.image_size=64
+shrinks large images for the small network.
 """
 
 import common
@@ -14,9 +18,8 @@ from ml_collections import ConfigDict
 def get_config(source: str = "") -> ConfigDict:
     """Returns the config."""
     config = common.base()
-    config.model = common.model("resnet18", dtype="bfloat16")
+    common.by_image_size(config)
     config.data.source = source
-    config.data.augment = common.random_crop((0.25, 1.0))
     config.eval_epochs = 5
     config.stages.linear = common.linear(30, common.sgd(0.1, warmup_epochs=1.0))
     config.stages.codebook = common.codebook(

@@ -92,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
     search.set_defaults(command=_search)
 
+    for command in (encode, classify):
+        _add_on_error(command)
     for command in (encode, classify, search):
         command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders")
         command.add_argument("--run", required=True, help="workdir of a finished run")
@@ -107,6 +109,15 @@ def _add_evaluation(commands) -> None:
         "--retrieval", nargs="+", default=[], type=int, help="ranks at which to measure retrieval"
     )
     evaluate.set_defaults(command=_evaluate)
+
+
+def _add_on_error(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--on-error",
+        choices=["stop", "skip"],
+        default="stop",
+        help="stop at an image that cannot be read (the default), or skip and name it",
+    )
 
 
 def _add_preparations(commands) -> None:
@@ -129,18 +140,23 @@ def _add_preparations(commands) -> None:
 def _encode(options: argparse.Namespace) -> None:
     if options.out.suffix != ".npz":
         raise InputError(f"--out is an .npz file, not {options.out}.")
-    paths = _image_paths(options.images)
+    images = _image_paths(options.images)
     model = _load(options.run)
-    codes = packing.to_little_endian(model.encode(paths))
+    paths, logits = _code_logits(model, images, options.on_error)
+    codes = packing.to_little_endian(np.asarray(packing.pack(logits)))
     with atomic_write(options.out) as temporary:
         np.savez(temporary, codes=codes, num_bits=model.num_bits, paths=np.array(paths, np.str_))
     print(f"{len(paths)} codes of {model.num_bits} bits: {options.out}")
 
 
 def _classify(options: argparse.Namespace) -> None:
-    paths = _image_paths(options.images)
+    from llc_jax.decoding import decoders
+
+    images = _image_paths(options.images)
     model = _load(options.run)
-    labels, distances = model.classify(paths, options.decoder)
+    decode = decoders.make(options.decoder, model.codebook)
+    paths, logits = _code_logits(model, images, options.on_error)
+    labels, distances = map(np.asarray, decode(logits))
     names = [*model.codebook.class_names, None]  # The label -1, rejected, is the last.
     rows = [
         {"image": path, "label": int(label), "class": names[label], "distance": int(distance)}
@@ -265,6 +281,27 @@ def _load(path: str):
     from llc_jax.inference import load  # The import takes seconds: --help does without it.
 
     return load(path)
+
+
+def _code_logits(model, paths: list[str], on_error: str) -> tuple[list[str], np.ndarray]:
+    """Returns the paths of the images that can be read, and their code logits.
+
+    Raises:
+      InputError: if one cannot be read and `on_error` is "stop", or if none can.
+    """
+    errors = {}
+    try:
+        logits = model.code_logits(paths, errors.__setitem__ if on_error == "skip" else None)
+    except InputError as error:
+        raise InputError(f"{error} With --on-error skip it is left out.") from error
+    for error in errors.values():
+        print(f"skipped: {error}", file=sys.stderr)
+    if errors:
+        print(f"skipped {len(errors)} of {len(paths)} images", file=sys.stderr)
+    if len(errors) == len(paths):
+        raise InputError("None of the images can be read.")
+    good = [index for index in range(len(paths)) if index not in errors]
+    return [paths[index] for index in good], logits[good]
 
 
 def _image_paths(arguments: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -56,12 +56,18 @@ class Model:
         """k, the bits of a code."""
         return self.codebook.num_bits
 
-    def code_logits(self, images: np.ndarray | Sequence[str | os.PathLike]) -> np.ndarray:
+    def code_logits(
+        self,
+        images: np.ndarray | Sequence[str | os.PathLike],
+        skip: Callable[[int, InputError], None] | None = None,
+    ) -> np.ndarray:
         """Computes f = F(x) P, whose signs are the codes.
 
         Args:
           images: uint8[N, H, W, 3], RGB; or N paths of image files. Images of another
             size than the network's are resized and cropped as in its evaluation.
+          skip: called with the index of an image that is missing or damaged, and the error,
+            instead of raising it; its code logits are NaN.
 
         Returns:
           float32[N, k].
@@ -71,11 +77,12 @@ class Model:
         """
         _check_images(images)
         logits = [np.zeros((0, self.num_bits), np.float32)]
-        for pixels in self._prepare(images):
+        for pixels, readable in self._prepare(images, skip or _raise):
             count = len(pixels)
             padding = _padded(count, self._devices) - count
             pixels = np.pad(pixels, ((0, padding), (0, 0), (0, 0), (0, 0)))
-            logits.append(np.asarray(self._code_logits(pixels))[:count])
+            of_batch = np.asarray(self._code_logits(pixels))[:count]
+            logits.append(np.where(readable[:, None], of_batch, np.float32(np.nan)))
         return np.concatenate(logits)
 
     def encode(self, images: np.ndarray | Sequence[str | os.PathLike]) -> np.ndarray:
@@ -107,20 +114,34 @@ class Model:
         labels, distances = decode(self.code_logits(images))
         return np.asarray(labels), np.asarray(distances)
 
-    def _prepare(self, images) -> Iterator[np.ndarray]:
-        """Yields uint8[b, size, size, 3], at most _BATCH images each."""
+    def _prepare(
+        self, images, skip: Callable[[int, InputError], None]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields at most _BATCH images each time, and which of them could be read.
+
+        Those are uint8[b, size, size, 3], black where an image is skipped, and bool[b].
+        """
+        black = np.zeros((self._crop.size, self._crop.size, 3), np.uint8)
         with concurrent.futures.ThreadPoolExecutor() as pool:
             for start in range(0, len(images), _BATCH):
-                yield np.stack(list(pool.map(self._read, images[start : start + _BATCH])))
+                read = list(pool.map(self._read, images[start : start + _BATCH]))
+                readable = np.array([isinstance(pixels, np.ndarray) for pixels in read])
+                for row in np.flatnonzero(~readable):
+                    skip(start + int(row), read[row])
+                    read[row] = black
+                yield np.stack(read), readable
 
-    def _read(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
+    def _read(self, image: np.ndarray | str | os.PathLike) -> np.ndarray | InputError:
+        """Returns uint8[size, size, 3], or the error of an image that cannot be read."""
         if isinstance(image, np.ndarray):
             return self._crop(image, "")
         path = pathlib.Path(image)
         try:
             return self._crop(read_image(path), str(path))
         except OSError as error:
-            raise InputError(f"Cannot read the image {path}: {error.strerror}.") from error
+            return InputError(f"Cannot read the image {path}: {error.strerror}.")
+        except InputError as error:
+            return error
 
 
 def load(path: str | os.PathLike, num_bits: int | None = None) -> Model:
@@ -152,6 +173,12 @@ def load(path: str | os.PathLike, num_bits: int | None = None) -> Model:
             "only the numbers of bits in config.prefixes are trained to be codes."
         )
     return Model(stage, codebook if num_bits is None else codebook.prefix(num_bits))
+
+
+def _raise(index: int, error: InputError) -> None:
+    """Ends at the first image that cannot be read."""
+    del index
+    raise error
 
 
 def _check_images(images) -> None:

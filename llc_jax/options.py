@@ -28,16 +28,21 @@ def bind(function: Callable, options: Mapping[str, Any], what: str) -> Callable:
     Raises:
       InputError: if the function, or the constructor of the class, has no such option.
     """
-    signature_of = function.func if isinstance(function, functools.partial) else function
-    # NNX modules hide their constructor's signature behind a metaclass.
-    signature_of = signature_of.__init__ if isinstance(signature_of, type) else signature_of
-    parameters = inspect.signature(signature_of).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    known = keyword_options(function)
     for name in options:
         if name not in known:
             hint = suggest(name, known) or f" It has {', '.join(known) or 'none'}."
             raise InputError(f"{what} has no option {name!r}.{hint}")
     return functools.partial(function, **options)
+
+
+def keyword_options(function: Callable) -> list[str]:
+    """Returns the names of the keyword options of a function, or of a class's constructor."""
+    signature_of = function.func if isinstance(function, functools.partial) else function
+    # NNX modules hide their constructor's signature behind a metaclass.
+    signature_of = signature_of.__init__ if isinstance(signature_of, type) else signature_of
+    parameters = inspect.signature(signature_of).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -157,6 +157,54 @@ def test_llc_encode(workdir, model, folder, capsys):
         np.testing.assert_array_equal(arrays["codes"], model.encode(list(arrays["paths"])))
 
 
+@pytest.fixture
+def damaged(folder):
+    """That folder with a damaged image among the others."""
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:30])
+    return folder
+
+
+def test_images_that_cannot_be_read_can_be_skipped(model, damaged):
+    paths = [damaged / name for name in ("0.png", "1.png", "2.png", "gone.png")]
+    skipped = {}
+    logits = model.code_logits(paths, skip=skipped.__setitem__)
+    np.testing.assert_array_equal(logits[[0, 2]], model.code_logits([paths[0], paths[2]]))
+    assert np.isnan(logits[[1, 3]]).all()
+    assert "1.png (30 bytes) is not an image" in str(skipped.pop(1))
+    assert "Cannot read the image" in str(skipped.pop(3))
+    assert not skipped
+
+
+def test_llc_stops_at_a_damaged_image_and_says_what_it_can_do(workdir, damaged, capsys):
+    out = str(damaged / "codes.npz")
+    for command in (["classify"], ["encode", "--out", out]):
+        assert cli.main([*command, str(damaged), "--run", str(workdir)]) == 2
+        message = capsys.readouterr().err
+        assert "1.png" in message
+        assert "With --on-error skip it is left out." in message
+        assert "config" not in message
+    assert not (damaged / "codes.npz").exists()
+
+
+def test_llc_skips_damaged_images_and_names_them(workdir, model, damaged, capsys):
+    good = [str(damaged / name) for name in ("0.png", "2.png")]
+    options = [str(damaged), "--run", str(workdir), "--on-error", "skip"]
+    assert cli.main(["classify", *options, "--json"]) == 0
+    out, err = capsys.readouterr()
+    labels, distances = model.classify(good)
+    found = [(row["image"], row["label"], row["distance"]) for row in json.loads(out)]
+    assert found == list(zip(good, labels, distances, strict=True))
+    assert f"skipped: {damaged}/1.png (30 bytes)" in err
+    assert "skipped 1 of 3 images" in err
+    assert cli.main(["encode", *options, "--out", str(damaged / "codes.npz")]) == 0
+    with np.load(damaged / "codes.npz", allow_pickle=False) as arrays:
+        assert list(arrays["paths"]) == good
+        np.testing.assert_array_equal(arrays["codes"], model.encode(good))
+    capsys.readouterr()
+    assert cli.main(["classify", str(damaged / "1.png"), *options[1:]]) == 2
+    assert "None of the images can be read" in capsys.readouterr().err
+
+
 def test_llc_search(workdir, model, folder, capsys):
     codes, index = f"--codes={folder}/codes.npz", f"--index={folder}/photos.index"
     paths, run_option = sorted(map(str, folder.glob("*.png"))), f"--run={workdir}"

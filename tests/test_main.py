@@ -209,7 +209,8 @@ def test_trains_on_a_folder_of_files(tmp_path):
     small = [
         *("--config.model.name=cnn", "--config.model.dtype=float32"),
         *("--config.data.image_size=16", "--config.data.holdout=0.25", "--config.batch_size=9"),
-        *("--config.data.on_error=skip", "--config.data.workers=1"),
+        *("--config.data.in_memory=False", "--config.data.on_error=skip"),
+        "--config.data.workers=1",
         *(f"--config.stages.{stage}.epochs=1" for stage in STAGES),
     ]
     config, workdir = f"configs/folder_20bit.py:{tmp_path / 'photos'}", tmp_path / "workers1"

@@ -13,9 +13,13 @@ from llc_jax.data.augment import pad_crop_flip
 from llc_jax.data.fingerprint import Fingerprint
 from llc_jax.data.pipeline import Images, InMemory, Streamed
 from llc_jax.data.sources import Source
-from llc_jax.data.splits import Splits, open_splits
-from llc_jax.data.transforms import Crop, RandomCrop, Transform
-from llc_jax.options import bind, choose
+from llc_jax.data.splits import Splits, open_source, open_splits
+from llc_jax.data.transforms import Crop, RandomCrop, Transform, shape
+from llc_jax.errors import InputError
+from llc_jax.options import bind, choose, keyword_options
+
+# Images that are looked at to learn how large the images of a dataset are.
+_SAMPLES = 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,14 +94,13 @@ def open_dataset(
     crop = Crop(image_size, crop_fraction, exif_orientation)
     if in_memory:
         train_crop = crop
-        augment_batch = bind(pad_crop_flip, augment, "config.data.augment, in memory,")
+        augment_batch = _bind_augmentation(augment, in_memory)
 
         def open_images(source: Source, transform: Transform) -> Images:
             return InMemory.load(source, transform, skip)
 
     else:
-        random_crop = bind(RandomCrop, augment, "config.data.augment, not in memory,")
-        train_crop = random_crop(image_size, exif_orientation)
+        train_crop = _bind_augmentation(augment, in_memory)(image_size, exif_orientation)
         augment_batch = _unchanged
 
         def open_images(source: Source, transform: Transform) -> Images:
@@ -113,6 +116,41 @@ def open_dataset(
             data, without_protocol=_make_dataset(all_splits.restrict(names), *options)
         )
     return data
+
+
+def typical_side(source: str) -> int:
+    """Returns the median of the shorter sides, in pixels, of some images of a dataset.
+
+    Args:
+      source: as in `open_splits`; of a dataset that is split, the training images count.
+
+    Raises:
+      InputError: if the data cannot be opened, or none of these images can be decoded.
+    """
+    images = open_source(source)
+    images = images.train if isinstance(images, Splits) else images
+    sides, damage = [], None
+    for index in np.unique(np.linspace(0, len(images) - 1, _SAMPLES).astype(int)):
+        try:
+            sides.append(min(shape(images.read(index), images.names[index])))
+        except InputError as error:
+            damage = error  # Whether it stops the run is decided where all images are read.
+    if not sides:
+        raise damage
+    return sorted(sides)[len(sides) // 2]
+
+
+def _bind_augmentation(options: Mapping[str, Any], in_memory: bool) -> Callable:
+    """Binds the options of the augmentation that goes with the way in which images are read."""
+    ways = {True: ("in memory", pad_crop_flip), False: ("not in memory", RandomCrop)}
+    way, augmentation = ways[in_memory]
+    try:
+        return bind(augmentation, options, f"config.data.augment, {way},")
+    except InputError as error:
+        other = ", ".join(keyword_options(ways[not in_memory][1]))
+        raise InputError(
+            f"{error} With --config.data.in_memory={not in_memory} it has {other}."
+        ) from error
 
 
 def _make_dataset(

@@ -282,10 +282,10 @@ def _read_image(
     """Returns an image, read and transformed; None if it is damaged and `skip` is true."""
     try:
         return transform(source.read(index), source.names[index], rng)
-    except InputError:
+    except InputError as error:
         if skip:
             return None
-        raise
+        raise InputError(f"{error} Or set config.data.on_error=skip.") from error
 
 
 def train_batches(images: Images, shard: ProcessShard, steps: range, seed: int) -> Iterator[Batch]:

@@ -56,11 +56,23 @@ def decode(image: bytes | np.ndarray, name: str, *, exif_orientation: bool = Tru
     return pixels
 
 
+def shape(image: bytes | np.ndarray, name: str) -> tuple[int, int]:
+    """Returns the height and width of an image in pixels; of most JPEGs without decoding them.
+
+    Args:
+      image, name: as for `decode`.
+
+    Raises:
+      InputError: as `decode` does.
+    """
+    header = jpeg.read_header(image) if isinstance(image, bytes) else None
+    return decode(image, name).shape[:2] if header is None else (header.height, header.width)
+
+
 def _damaged(name: str, content: bytes) -> InputError:
     return InputError(
         f"{name} ({len(content)} bytes) is not an image that can be decoded: it is damaged, "
-        "cut short, too large or of another type. Repair it, remove it, or set "
-        "config.data.on_error=skip."
+        "cut short, too large or of another type. Repair it or remove it."
     )
 
 

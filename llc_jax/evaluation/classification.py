@@ -2,14 +2,32 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 from llc_jax.codes import hamming, packing
 from llc_jax.models.heads import Output
 
 TOP_K = 5
+
+
+class Classified(NamedTuple):
+    """What `Classification` finds for the N examples that are not masked.
+
+    Attributes:
+      figures: by name.
+      labels: the true classes, int32[N].
+      predictions: the classes they were given, int32[N]: the first of the nearest where the
+        classes have codes, else the argmax of the class logits; None where there are neither.
+    """
+
+    figures: dict[str, float]
+    labels: np.ndarray
+    predictions: np.ndarray | None
 
 
 class Classification:
@@ -31,8 +49,8 @@ class Classification:
         self._class_codes = class_codes
         self._prefixes = prefixes
 
-    def run(self, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
-        """Returns mean figures over all examples that the batches do not mask.
+    def run(self, batches: Iterable[dict[str, jax.Array]]) -> Classified:
+        """Classifies all examples that the batches do not mask; the figures are means over them.
 
         Where the network has class logits:
 
@@ -51,19 +69,27 @@ class Classification:
         The figures for the best five of L classes exist where L > 5. Those of the first
         n bits alone are `prefix_<n>/mhd` and so on.
         """
-        batch_sums = []
+        batch_sums, classified = [], []
         for batch in batches:
-            output = self._encode(batch["image"])
-            sums = _sum_figures(
-                output, batch["label"], batch["mask"], self._class_codes, self._prefixes
+            output, labels, mask = self._encode(batch["image"]), batch["label"], batch["mask"]
+            sums, predictions = _sum_figures(
+                output, labels, mask, self._class_codes, self._prefixes
             )
             batch_sums.append(sums)
+            classified.append((labels, predictions, mask))
         batch_sums = jax.device_get(batch_sums)
         if not batch_sums:
             raise ValueError("There are no batches to evaluate.")
         totals = {name: math.fsum(sums[name] for sums in batch_sums) for name in batch_sums[0]}
         num_examples = totals.pop("examples")
-        return {name: total / num_examples for name, total in totals.items()}
+        figures = {name: total / num_examples for name, total in totals.items()}
+        gathered = [multihost_utils.process_allgather(arrays, tiled=True) for arrays in classified]
+        mask = np.concatenate([of_batch[2] for of_batch in gathered])
+        labels = np.concatenate([of_batch[0] for of_batch in gathered])[mask]
+        if gathered[0][1] is None:
+            return Classified(figures, labels, None)
+        predictions = np.concatenate([of_batch[1] for of_batch in gathered])
+        return Classified(figures, labels, predictions[mask])
 
 
 @jax.jit(static_argnums=4)
@@ -73,22 +99,25 @@ def _sum_figures(
     mask: jax.Array,
     class_codes: jax.Array | None,
     prefixes: tuple[int, ...],
-) -> dict[str, jax.Array]:
-    """Sums each figure over the examples of a batch."""
-    figures = {"examples": jnp.ones(labels.shape)}
+) -> tuple[dict[str, jax.Array], jax.Array | None]:
+    """Returns the sum of each figure over the examples of a batch, and their classes, int32[B]."""
+    figures, predictions = {"examples": jnp.ones(labels.shape)}, None
     if output.class_logits is not None:
         figures |= _logit_figures("class_logits", output.class_logits, labels)
+        predictions = jnp.argmax(output.class_logits, axis=1)
     if output.code_logits is not None and class_codes is not None:
         figures |= _code_figures(output.code_logits, labels, class_codes)
+        predictions = hamming.nearest(packing.pack(output.code_logits), class_codes).index
         for bits in prefixes:
             signs = packing.unpack(class_codes, output.code_logits.shape[1])
             class_prefixes = packing.pack(signs[:, :bits])
             of_prefix = _code_figures(output.code_logits[:, :bits], labels, class_prefixes)
             figures |= {f"prefix_{bits}/{name}": values for name, values in of_prefix.items()}
-    return {
+    sums = {
         name: jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0))
         for name, values in figures.items()
     }
+    return sums, predictions
 
 
 def _logit_figures(name: str, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:

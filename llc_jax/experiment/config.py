@@ -28,7 +28,8 @@ class DataConfig:
       eval_source: the same for the evaluation images alone; "" takes them from `source`.
       holdout: fraction of each class kept for evaluation where the data has no split.
       image_size: side in pixels; None is what the backbone is meant for.
-      crop_fraction: part of the resized shorter side that evaluation crops.
+      crop_fraction: part of the resized shorter side that evaluation crops; here and below,
+        `image_size.complete` replaces None by what suits the size of the images.
       exif_orientation: whether to turn images upright as their EXIF data says.
       in_memory: decode everything once, and augment whole batches on the device.
       augment: options of the augmentation: in memory, `pad` and `flip`; otherwise
@@ -46,9 +47,9 @@ class DataConfig:
     eval_source: str
     holdout: float
     image_size: int | None
-    crop_fraction: float
+    crop_fraction: float | None
     exif_orientation: bool
-    in_memory: bool
+    in_memory: bool | None
     augment: dict
     workers: int | None
     on_error: str
@@ -130,7 +131,8 @@ class RunConfig:
       drop_head: of files of weights, take the backbone alone.
       codebook: of phase 2 where the stage names none.
       batch_size: over all devices and processes.
-      model: `name` in `models.registry`, `dtype`, and options of the backbone.
+      model: `name` in `models.registry`, or "auto" for `image_size.complete`; `dtype`, and
+        options of the backbone.
       eval_epochs: epochs between evaluations during training; 0 for none.
       decoders: to measure at the end of each stage that trains codes; names as
         `decoding.decoders.make` takes them.

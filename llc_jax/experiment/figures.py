@@ -10,10 +10,11 @@ import numpy as np
 
 from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
-from llc_jax.evaluation.classification import Classification
+from llc_jax.evaluation.classification import Classification, Classified
 from llc_jax.evaluation.decoding import Decoding
 from llc_jax.evaluation.retrieval import Retrieval
 from llc_jax.experiment.stage import Stage
+from llc_jax.report.classes import Confusion, count_confusions
 from llc_jax.training.state import State
 
 
@@ -23,10 +24,12 @@ class Measured(NamedTuple):
     Attributes:
       figures: by their names in `results.json`.
       curves: of retrieval, float64 arrays by name; None where it is not measured.
+      confusions: how often each class was taken for which; None where images get no class.
     """
 
     figures: dict[str, float]
     curves: dict[str, np.ndarray] | None
+    confusions: list[Confusion] | None
 
 
 def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured:
@@ -38,15 +41,21 @@ def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured
       codebook: its class codes, None where it has none.
     """
     names, evaluations, curves = stage.figures, stage.evaluations, None
+    classified = classify(stage, codebook, weights)
     figures = {
         f"classification/{_classification_name(stage, name)}": value
-        for name, value in classify(stage, codebook, weights).items()
+        for name, value in classified.figures.items()
     }
+    confusions = None
+    if classified.predictions is not None:
+        confusions = count_confusions(
+            classified.labels, classified.predictions, stage.dataset.class_names
+        )
     if evaluations.cutoffs:
         retrieval, curves = _retrieve(stage, weights)
         figures |= {f"retrieval/{names.retrieval}{name}": v for name, v in retrieval.items()}
     if codebook is None:
-        return Measured(figures, curves)
+        return Measured(figures, curves, confusions)
     if evaluations.decoders:
         decoding = Decoding(_encoder(stage, weights), codebook, evaluations.decoders)
         decoded = decoding.run(stage.eval_batches(stage.dataset.evaluation))
@@ -55,11 +64,11 @@ def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured
     for prefix, part in {"": codebook, **shorter}.items():
         figures[f"codebook/{names.codebook}{prefix}unique"] = part.num_unique
         figures[f"codebook/{names.codebook}{prefix}min_distance"] = part.min_distance
-    return Measured(figures, curves)
+    return Measured(figures, curves, confusions)
 
 
-def classify(stage: Stage, codebook: Codebook | None, weights: State) -> dict[str, float]:
-    """Returns the figures of `Classification` after any step of a stage.
+def classify(stage: Stage, codebook: Codebook | None, weights: State) -> Classified:
+    """Returns what `Classification` finds after any step of a stage.
 
     Args:
       stage: the stage.

@@ -22,6 +22,7 @@ from llc_jax.errors import InputError
 from llc_jax.experiment import codebook_sources
 from llc_jax.experiment.config import SCRATCH, RunConfig, StageConfig, bits_of, is_file
 from llc_jax.experiment.data_record import DataRecord, check_unchanged, compare, locate
+from llc_jax.experiment.image_size import SMALL
 from llc_jax.experiment.network import (
     build_network,
     check_image_size,
@@ -82,7 +83,17 @@ def plan_run(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Plan:
             stage, initial_weights=weights, initial_codebook=codebook
         )
     images = f"{size} training and {len(dataset.evaluation.labels)} evaluation images"
-    return _plan(config, tuple(stages.values()), dataset, mesh, images)
+    return _plan(config, tuple(stages.values()), dataset, mesh, images, _remarks_on_speed(config))
+
+
+def _remarks_on_speed(config: RunConfig) -> list[str]:
+    """Returns what there is to say of how fast the training will be, a line each."""
+    size = input_size(config)
+    if jax.default_backend() != "cpu" or size <= SMALL:
+        return []
+    return [
+        f"Images of {size} pixels are slow on a CPU: --config.data.image_size={SMALL} shrinks them."
+    ]
 
 
 def plan_evaluation(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Plan:
@@ -169,7 +180,8 @@ def _plan(
     """Makes the plan of some stages, with what there is to say of it."""
     summary = [
         f"{images} of {len(dataset.class_names)} classes; {mesh.size} device(s), "
-        f"{jax.default_backend()}"
+        f"{jax.default_backend()}",
+        f"{config.model['name']}, images of {input_size(config)} pixels",
     ]
     lengths = {
         stage.num_bits for stage in stages if stage.head == "codebook" or stage.fixed_codebook

@@ -1,7 +1,6 @@
 """A run: a plan's stages in order, each trained, then measured. It continues where it stopped."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from llc_jax.codes.codebook import Codebook
 from llc_jax.data.dataset import Dataset
-from llc_jax.experiment import codebook_sources
+from llc_jax.experiment import codebook_sources, image_size
 from llc_jax.experiment.config import RunConfig, as_json, parse
 from llc_jax.experiment.data_record import DataRecord, check_images, find_images
 from llc_jax.experiment.figures import classify, measure
@@ -23,9 +22,11 @@ from llc_jax.experiment.stage import Stage
 from llc_jax.experiment.workdir import (
     CODEBOOK_FILE,
     CONFIG_FILE,
+    EVALUATION_CONFUSIONS_FILE,
     EVALUATION_CURVES_FILE,
     EVALUATION_FILE,
     RESULTS_FILE,
+    StageDirectory,
     check_config,
     locked,
     on_first_process,
@@ -35,7 +36,8 @@ from llc_jax.experiment.workdir import (
 )
 from llc_jax.files import make_directory, write_arrays, write_json
 from llc_jax.mesh import make_mesh
-from llc_jax.report.table import results_tables
+from llc_jax.report.classes import classes_table, read_confusions, write_confusions
+from llc_jax.report.table import advice, results_tables
 from llc_jax.training import loop
 from llc_jax.training.checkpoint import Checkpoints
 from llc_jax.training.logging import RunLog
@@ -64,7 +66,8 @@ def run(
       Stopped: if the process was told to stop; progress is saved.
       Diverged: if a loss or a weight is no longer finite.
     """
-    config, workdir = parse(tree), pathlib.Path(workdir).absolute()
+    workdir = pathlib.Path(workdir).absolute()
+    config = image_size.complete(parse(tree), workdir)
     log = RunLog(workdir, primary=jax.process_index() == 0)
     check_config(workdir, config)
     results = read_results(workdir / RESULTS_FILE)
@@ -82,7 +85,8 @@ def run(
             on_first_process(plan.record.save, workdir)
             results = _run_plan(plan, log)
             on_first_process(write_json, workdir / RESULTS_FILE, results)
-    _show(results, config, log)
+    last_stage = StageDirectory(workdir / list(config.stages)[-1])
+    _show(results, config, last_stage.confusions_file, log)
     log.say(f"Run: {workdir}")
     return results
 
@@ -106,7 +110,8 @@ def evaluate(
     Raises:
       InputError: if the config, the data, the workdir or the file cannot be used.
     """
-    config, workdir = parse(tree), pathlib.Path(workdir).absolute()
+    workdir = pathlib.Path(workdir).absolute()
+    config = image_size.complete(parse(tree), workdir)
     log = RunLog(workdir, primary=jax.process_index() == 0)
     check_config(workdir, config, evaluation=True)
     plan = plan_evaluation(config, workdir, make_mesh(devices))
@@ -115,9 +120,12 @@ def evaluate(
     (stage,) = plan.stages
     weights = jax.device_put(stage.initial_weights(), stage.replicated)
     codebook = stage.initial_codebook() if stage.initial_codebook else None
-    results = _measure(stage, weights, codebook, workdir / EVALUATION_CURVES_FILE)
+    curves_file, confusions_file = (
+        workdir / name for name in (EVALUATION_CURVES_FILE, EVALUATION_CONFUSIONS_FILE)
+    )
+    results = _measure(stage, weights, codebook, curves_file, confusions_file)
     on_first_process(write_json, workdir / EVALUATION_FILE, results)
-    _show(results, config, log)
+    _show(results, config, confusions_file, log)
     return results
 
 
@@ -157,9 +165,11 @@ def evaluate_again(
 
 def _run_plan(plan: Plan, log: RunLog) -> dict[str, float]:
     results = {}
-    for stage in plan.stages:
+    for number, stage in enumerate(plan.stages, start=1):
         figures = read_results(stage.directory.results_file)
         if not figures:
+            later = [other.training for other in plan.stages[number:]]
+            log.expect(sum(training.timetable.num_steps for training in later), stage.batch_size)
             figures = _run_stage(stage, log)
             on_first_process(write_json, stage.directory.results_file, figures)
         results |= figures
@@ -171,7 +181,11 @@ def _run_stage(stage: Stage, log: RunLog) -> dict[str, float]:
     codebook = _initial_codebook(stage)
     training, latent = stage.training, None if codebook is None else codebook.latent
     num_weights = parameter_overview.count_parameters(training.abstract_state["params"])
-    log.say(f"{stage.name}: {training.timetable.num_steps} steps, {num_weights:,} weights")
+    timetable = training.timetable
+    log.say(
+        f"{stage.name}: {timetable.epochs} epochs, {timetable.num_steps} steps, "
+        f"{num_weights:,} weights"
+    )
 
     def initial_state() -> State:
         weights = stage.initial_weights() if stage.initial_weights else None
@@ -183,7 +197,7 @@ def _run_stage(stage: Stage, log: RunLog) -> dict[str, float]:
             training,
             initial_state,
             class_codes=codebook.packed if stage.fixed_codebook else None,
-            evaluate=functools.partial(classify, stage, codebook),
+            evaluate=lambda state: classify(stage, codebook, state).figures,
             checkpoints=checkpoints,
             log=log,
         )
@@ -194,7 +208,8 @@ def _run_stage(stage: Stage, log: RunLog) -> dict[str, float]:
     if codebook is not None:
         for path in (stage.directory.codebook_file, stage.workdir / CODEBOOK_FILE):
             on_first_process(codebook.save, path)
-    return _measure(stage, state, codebook, stage.directory.curves_file)
+    directory = stage.directory
+    return _measure(stage, state, codebook, directory.curves_file, directory.confusions_file)
 
 
 def _initial_codebook(stage: Stage) -> Codebook | None:
@@ -208,10 +223,16 @@ def _initial_codebook(stage: Stage) -> Codebook | None:
 
 
 def _measure(
-    stage: Stage, weights: State, codebook: Codebook | None, curves_file: pathlib.Path
+    stage: Stage,
+    weights: State,
+    codebook: Codebook | None,
+    curves_file: pathlib.Path,
+    confusions_file: pathlib.Path,
 ) -> dict[str, float]:
-    """Returns the figures of a stage, and writes its curves of retrieval."""
+    """Returns the figures of a stage; writes its confusions and its curves of retrieval."""
     measured = measure(stage, weights, codebook)
+    if measured.confusions is not None:
+        on_first_process(write_confusions, confusions_file, measured.confusions)
     if measured.curves is not None:
         on_first_process(write_arrays, curves_file, measured.curves)
     return measured.figures
@@ -233,8 +254,14 @@ def _count_damaged(dataset: Dataset) -> dict[str, int]:
     return counts
 
 
-def _show(results: Mapping[str, float], config: RunConfig, log: RunLog) -> None:
-    """Prints the tables of the results."""
+def _show(
+    results: Mapping[str, float], config: RunConfig, confusions_file: pathlib.Path, log: RunLog
+) -> None:
+    """Prints the tables of the results and of the classes, and advice where there is some."""
     coded = (name for name, stage in config.stages.items() if stage.head["name"] == "code")
     for table in results_tables(results, tuple(config.stages), next(coded, "")):
         log.show(table)
+    if confusions_file.exists():
+        source = "/".join(confusions_file.parts[-2:])
+        log.show(classes_table(read_confusions(confusions_file), source))
+    log.say(*advice(results))

@@ -5,6 +5,7 @@ data.json                 on which images
 <stage>/checkpoints/      the weights
 <stage>/codebook.npz      the class codes that the stage has learnt, or was trained with
 <stage>/results.json      its figures, once it is finished
+<stage>/confusion.csv     how many images of each class were taken for which
 <stage>/pr_curve.npz      precision and recall, where retrieval is measured
 codebook.npz              the class codes of the last stage that has some
 metrics.jsonl             the figures of every epoch, and in tensorboard/ too
@@ -12,6 +13,7 @@ results.json              all figures, once the run is finished
 evaluation.json           the figures of an evaluation without training
 lock                      while a run is at work there: which process, where and since when
 evaluation_pr_curve.npz   its curves, where it measured retrieval
+evaluation_confusion.csv  its confusions
 """
 
 import contextlib
@@ -39,6 +41,7 @@ RESULTS_FILE = "results.json"
 EVALUATION_FILE = "evaluation.json"
 LOCK_FILE = "lock"
 EVALUATION_CURVES_FILE = "evaluation_pr_curve.npz"
+EVALUATION_CONFUSIONS_FILE = "evaluation_confusion.csv"
 
 # What may change between the parts of a run, as it cannot change the result.
 _FREE_KEYS = ("data.workers", "data.on_error", "checkpoint.keep", "checkpoint.steps")
@@ -71,6 +74,11 @@ class StageDirectory:
     def results_file(self) -> pathlib.Path:
         """Its figures; the file exists once the stage is finished."""
         return self.path / RESULTS_FILE
+
+    @property
+    def confusions_file(self) -> pathlib.Path:
+        """How many evaluation images of each class were taken for which."""
+        return self.path / "confusion.csv"
 
     @property
     def curves_file(self) -> pathlib.Path:

@@ -15,6 +15,18 @@ _DECODER_TITLES = [
 ]
 
 
+# What a ranking compares, by the last part of its name; it has no such part for codes alone.
+_WAYS = {
+    "": "bits",
+    "asymmetric": "logits with bits",
+    "cosine": "cosine of logits",
+    "dot": "dot product of logits",
+}
+
+# ED is far below MHD if it is lower by so much.
+_FAR_BELOW = 0.1
+
+
 def results_tables(
     results: Mapping[str, float], stages: Sequence[str], unprefixed_stage: str
 ) -> list[rich.table.Table]:
@@ -26,8 +38,8 @@ def results_tables(
       unprefixed_stage: the stage of codes whose figures' names do not start with its name.
 
     Returns:
-      A table of decoders; where a run compares codebooks, a table of codebooks; and where
-      it measures retrieval, a table of retrieval.
+      A table of accuracies; where a run compares codebooks, a table of codebooks; where it
+      measures decoders, a table of them; and where it measures retrieval, a table of that.
     """
     codebook_prefixes = [
         key.removeprefix("codebook/").removesuffix("unique")
@@ -37,15 +49,56 @@ def results_tables(
     tables = [_decoders_table(results)]
     if len(codebook_prefixes) > 1:
         tables.append(_codebooks_table(results, codebook_prefixes, unprefixed_stage))
-    cutoffs = [
-        int(key.rpartition("@")[2])
-        for key in results
-        if key.startswith("retrieval/") and "/cmap@" in key
-    ]
-    if cutoffs:
-        prefixes = {*stages, "linear"}
-        tables.append(_retrieval_table(results, max(cutoffs), prefixes, unprefixed_stage))
+    prefixes = {*stages, "linear"}
+    for kind, draw in (("decoding", _decoding_table), ("retrieval", _retrieval_table)):
+        figures = _by_row(results, kind, prefixes, unprefixed_stage)
+        if figures:
+            tables.append(draw(figures))
     return tables
+
+
+def advice(results: Mapping[str, float]) -> list[str]:
+    """Returns what the figures of `results.json` advise to do, in lines; often there are none."""
+    ed, mhd = (results.get(f"classification/{name}") for name in ("ed", "mhd"))
+    if ed is None or mhd - ed < _FAR_BELOW:
+        return []
+    return [
+        f"ED ({ed:.1%}) is far below MHD ({mhd:.1%}): many codes differ from their class's code",
+        "in a few bits. Classify with mhd, as llc classify does, or with chase_4; fewer",
+        "bits (--config.num_bits) or more epochs of phase 2 bring ED nearer to MHD.",
+    ]
+
+
+def _by_row(
+    results: Mapping[str, float], kind: str, prefixes: Set[str], unprefixed_stage: str
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Groups figures `<kind>/<stage>/<what>/<name>` by stage and what is measured.
+
+    Names that start with none of `prefixes` are those of `unprefixed_stage`.
+    """
+    rows = {}
+    for key, value in results.items():
+        of_kind, _, rest = key.partition("/")
+        if of_kind != kind:
+            continue
+        what, _, name = rest.rpartition("/")
+        stage, _, after = what.partition("/")
+        row = (stage, after) if stage in prefixes else (unprefixed_stage, what)
+        rows.setdefault(row, {})[name] = value
+    return rows
+
+
+def _decoding_table(rows: Mapping[tuple[str, str], Mapping[str, float]]) -> rich.table.Table:
+    """Draws accuracy and speed of each decoder of each stage."""
+    table = rich.table.Table()
+    table.add_column("codes of stage", no_wrap=True)
+    table.add_column("decoder", no_wrap=True)
+    for title in ("accuracy", "rejected", "codes per second"):
+        table.add_column(title, justify="right")
+    for (stage, decoder), figures in rows.items():
+        shares = (f"{figures[name]:.2%}" for name in ("accuracy", "rejected"))
+        table.add_row(stage, decoder, *shares, f"{figures['codes_per_second']:,.0f}")
+    return table
 
 
 def _decoders_table(results: Mapping[str, float]) -> rich.table.Table:
@@ -81,29 +134,34 @@ def _codebooks_table(
     return table
 
 
-def _retrieval_table(
-    results: Mapping[str, float], cutoff: int, prefixes: Set[str], unprefixed_stage: str
-) -> rich.table.Table:
-    """Draws each ranking's figures at a cutoff, titled by its stage and what it ranks by.
-
-    Names that start with none of `prefixes` are those of `unprefixed_stage`.
-    """
+def _retrieval_table(rows: Mapping[tuple[str, str], Mapping[str, float]]) -> rich.table.Table:
+    """Draws each ranking's figures at each cutoff."""
     table = rich.table.Table()
-    table.add_column("retrieval by", no_wrap=True)
-    columns = {"cmap": "MAP", "cmap_tie": "any order of ties", "rmap": "as HashNet reports it"}
+    table.add_column("retrieval by")
+    table.add_column("at rank", justify="right")
+    columns = {"cmap": "MAP", "cmap_tie": "any order\nof ties", "rmap": "as in\nHashNet"}
     for title in columns.values():
-        table.add_column(f"{title} @{cutoff}", justify="right")
-    suffix = f"/cmap@{cutoff}"
-    for key in results:
-        if key.startswith("retrieval/") and key.endswith(suffix):
-            ranking = key.removesuffix(suffix)
-            title = ranking.removeprefix("retrieval").removeprefix("/")
-            if title.split("/")[0] not in prefixes:
-                title = "/".join(filter(None, (unprefixed_stage, title)))
-            table.add_row(
-                title, *(f"{results[f'{ranking}/{name}@{cutoff}']:.4f}" for name in columns)
-            )
+        table.add_column(title, justify="right")
+    for (stage, ranking), figures in rows.items():
+        title = f"{stage}: {_ranking_title(ranking, stage)}"
+        for cutoff in sorted(int(n.removeprefix("cmap@")) for n in figures if n[:5] == "cmap@"):
+            values = (f"{figures[f'{name}@{cutoff}']:.4f}" for name in columns)
+            table.add_row(title, str(cutoff), *values)
+            title = ""
     return table
+
+
+def _ranking_title(ranking: str, stage: str) -> str:
+    """Puts a ranking such as `unseen/prefix_8/asymmetric` into words."""
+    parts = list(filter(None, ranking.split("/")))
+    way = _WAYS[parts.pop() if parts and parts[-1] in _WAYS else ""]
+    if stage == "linear":
+        way = way.replace("logits", "features")
+    scopes = (
+        "unseen classes" if part == "unseen" else f"first {part.removeprefix('prefix_')} bits"
+        for part in parts
+    )
+    return ", ".join((*scopes, way))
 
 
 def _percent(results: Mapping[str, float], name: str) -> str:

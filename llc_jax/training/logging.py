@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator
 
 import rich.console
 import rich.progress
+import rich.table
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from llc_jax.files import atomic_write, writing
+from llc_jax.training.console import TimeLeft, epoch_lines
 
 METRICS_FILE = "metrics.jsonl"
+
 
 # (step, loss, images per second) -> None
 ProgressCallback = Callable[[int, float, float], None]
@@ -36,6 +39,16 @@ class RunLog:
         self._workdir = pathlib.Path(workdir)
         self._primary = primary
         self._console = rich.console.Console(quiet=not primary, highlight=False, soft_wrap=True)
+        self._later_steps, self._batch_size, self._has_estimated = 0, 0, False
+
+    def expect(self, later_steps: int, batch_size: int) -> None:
+        """Notes what is to come, from which the time that is left is estimated.
+
+        Args:
+          later_steps: the steps of the stages after the next one that is opened.
+          batch_size: images of a step.
+        """
+        self._later_steps, self._batch_size = later_steps, batch_size
 
     def say(self, *lines: str) -> None:
         """Prints lines, above the progress bar if there is one."""
@@ -57,24 +70,39 @@ class RunLog:
           WriteFailed: here or by `StageLog.write`, if the files cannot be written.
         """
         if not self._primary:
-            yield StageLog(name, [], _no_bar)
+            yield StageLog(name, [], _no_bar, _say_nothing)
             return
+        time_left = TimeLeft(num_steps + self._later_steps, self._batch_size)
         metrics = self._workdir / METRICS_FILE
         self.say(*_truncate_metrics(metrics, name, first_step))
         events = self._workdir / "tensorboard" / name
         with (
             _open_events(events, first_step) as write_events,
-            _progress(self._console, name, first_step, num_steps) as update_bar,
+            _progress(self._console, name, first_step, num_steps, time_left) as update_bar,
         ):
 
-            def to_console(record):
-                self.say(_format_record(record))
+            def progress(step, loss, images_per_second):
+                time_left.tick(step, images_per_second)
+                if time_left.is_worth_saying:
+                    self._say_how_long(time_left.after(step))
+                update_bar(step, loss, images_per_second)
+
+            def to_console(step, values, evaluation):
+                left, width = time_left.after(step), self._console.width
+                self.say(*epoch_lines(name, values, evaluation, left, width))
 
             def to_file(record):
                 with writing(metrics), metrics.open("a") as file:
                     file.write(json.dumps(record) + "\n")
 
-            yield StageLog(name, [to_console, to_file, write_events], update_bar)
+            yield StageLog(name, [to_file, write_events], progress, to_console)
+
+    def _say_how_long(self, left: str) -> None:
+        """Says how long the run will take, the first time that it is known."""
+        if not self._has_estimated:
+            self._has_estimated = True
+            stages = "all stages that are left" if self._later_steps else "this stage"
+            self.say(f"About {left} of training for {stages}.")
 
 
 class StageLog:
@@ -83,19 +111,36 @@ class StageLog:
     Args:
       name: of the stage.
       writers: each writes a record to one output.
-      progress: (step, loss, images per second) -> None, updates the progress bar.
+      progress: (step, loss, images per second) -> None, after every step.
+      show: (step, metrics, figures of an evaluation) -> None, prints them.
     """
 
     def __init__(
-        self, name: str, writers: list[Callable[[dict], None]], progress: ProgressCallback
+        self,
+        name: str,
+        writers: list[Callable[[dict], None]],
+        progress: ProgressCallback,
+        show: Callable[[int, dict, dict], None],
     ):
         self._name = name
         self._writers = writers
+        self._show = show
         self.progress = progress
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Logs metrics of the stage after `step` steps."""
-        record = {"stage": self._name, "step": step, **values}
+    def write(
+        self, step: int, values: dict[str, float], evaluation: dict[str, float] | None = None
+    ) -> None:
+        """Logs metrics of the stage after `step` steps.
+
+        Args:
+          step: steps of the stage so far.
+          values: the metrics of training.
+          evaluation: figures of the evaluation images, where they were evaluated; they have
+            their names without a prefix in the record too.
+        """
+        evaluation = evaluation or {}
+        self._show(step, values, evaluation)
+        record = {"stage": self._name, "step": step, **values, **evaluation}
         for write_record in self._writers:
             write_record(record)
 
@@ -169,44 +214,42 @@ def _open_events(directory: pathlib.Path, first_step: int) -> Iterator[Callable[
             writer.close()
 
 
-def _format_record(record: dict) -> str:
-    """Formats a record for the console: `codebook  epoch 3  loss 3.859  ...`."""
-    fields = [f"{record['stage']:<10}"]
-    for key, value in record.items():
-        if key in ("stage", "step"):
-            continue
-        number = f"{value:.4g}" if isinstance(value, float) else str(value)
-        fields.append(f"{key.replace('_', ' ')} {number}")
-    return "  ".join(fields)
-
-
 def _no_bar(step: int, loss: float, images_per_second: float) -> None:
     """Replaces the progress bar where the output is no terminal."""
 
 
+def _say_nothing(step: int, values: dict, evaluation: dict) -> None:
+    """Replaces the console in processes that print nothing."""
+
+
 @contextlib.contextmanager
-def _progress(console, name, first_step, num_steps) -> Iterator[ProgressCallback]:
-    """Shows a progress bar on a terminal."""
+def _progress(
+    console, name: str, first_step: int, num_steps: int, time_left: TimeLeft
+) -> Iterator[ProgressCallback]:
+    """Shows a progress bar on a terminal; elsewhere says only that the stage is compiled."""
     if not console.is_terminal:
+        console.print(f"{name}: compiling", markup=False)
         yield _no_bar
         return
     progress = rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
+        # The bar has what the others leave.
+        rich.progress.BarColumn(bar_width=None, table_column=rich.table.Column(ratio=1)),
         rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn("{task.fields[rate]:,.0f} images/s"),
-        rich.progress.TextColumn("loss {task.fields[loss]:.3f}"),
-        rich.progress.TextColumn("ETA"),
-        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[status]}"),
         console=console,
+        expand=True,
         transient=True,
     )
     with progress:
         task = progress.add_task(
-            name, total=num_steps, completed=first_step, loss=float("nan"), rate=0.0
+            name, total=num_steps, completed=first_step, status="compiling, first step"
         )
 
         def update_bar(step, loss, images_per_second):
-            progress.update(task, completed=step, loss=loss, rate=images_per_second)
+            left = time_left.after(step)
+            status = f"{images_per_second:,.0f} images/s  loss {loss:.3f}"
+            status += f"  {left} left" if left else ""
+            progress.update(task, completed=step, status=status)
 
         yield update_bar

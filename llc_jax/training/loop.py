@@ -201,6 +201,7 @@ def _take_steps(
     timetable, clock, previous = training.timetable, _Clock(training.shard.batch_size), None
     for step, batch in enumerate(batches, start=first_step + 1):
         state, metrics = training.step(state, batch, class_codes)
+        clock.start()
         # The device has its next step before the host waits for the last one.
         if previous is not None:
             loss = float(previous["loss"])
@@ -215,9 +216,8 @@ def _take_steps(
         _check(bool(_all_finite(state["params"])), training.name, step, checkpoints)
         if epoch is not None:
             values = _epoch_metrics(training, state, step, epoch, clock.images_per_second)
-            if timetable.evaluates_after(epoch):
-                values |= evaluate(state)
-            log.write(step, values)
+            evaluated = evaluate(state) if timetable.evaluates_after(epoch) else None
+            log.write(step, values, evaluated)
             state = training.begin_epoch(state)
             clock.restart()
         checkpoints.save(step, state)
@@ -275,22 +275,26 @@ def _all_finite(tree) -> jax.Array:
 
 
 class _Clock:
-    """Images per second since the first step of an epoch, which may have compiled."""
+    """Images per second of an epoch so far; the time to compile its first step is left out."""
 
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
+        self._start, self._steps = None, 0
         self.images_per_second = 0.0
-        self.restart()
 
     def restart(self) -> None:
-        self._start, self._steps = None, 0
+        """Begins an epoch. The last step of the epoch before is still to be ticked off."""
+        self._start, self._steps = None, -1
+
+    def start(self) -> None:
+        """Starts the clock, unless it runs, as a step begins that is compiled."""
+        if self._start is None:
+            self._start = time.perf_counter()
 
     def tick(self) -> float:
-        now = time.perf_counter()
-        if self._start is None:
-            self._start = now
-        else:
-            self._steps += 1
-            elapsed = max(now - self._start, 1e-9)
+        """Counts a step as done; returns the images per second."""
+        self._steps += 1
+        elapsed = max(time.perf_counter() - self._start, 1e-9)
+        if self._steps > 0:
             self.images_per_second = self._steps * self._batch_size / elapsed
         return self.images_per_second

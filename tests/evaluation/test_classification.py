@@ -34,7 +34,12 @@ def oracle(f, codes, labels):
 
 
 def evaluate(f, labels, encode, class_codes, devices=8, batch_size=16, prefixes=()):
-    """Runs the evaluation over examples that carry their index as their image."""
+    """Returns the figures of examples that carry their index as their image."""
+    return classify(f, labels, encode, class_codes, devices, batch_size, prefixes).figures
+
+
+def classify(f, labels, encode, class_codes, devices=8, batch_size=16, prefixes=()):
+    """Classifies examples that carry their index as their image."""
     mesh = make_mesh(jax.devices()[:devices])
     batched = batch_sharding(mesh)
     index = np.arange(len(f))
@@ -123,3 +128,19 @@ def test_prefixes_are_codes_of_their_own():
         for name, value in oracle(f[:, :bits], codes[:, :bits], labels).items():
             assert figures[f"prefix_{bits}/{name}"] == pytest.approx(value, abs=1e-6), name
     assert figures["mhd"] == pytest.approx(oracle(f, codes, labels)["mhd"], abs=1e-6)
+
+
+def test_every_example_gets_a_class():
+    rng = np.random.default_rng(0)
+    codes = rng.choice([-1, 1], size=(12, 8))
+    labels = rng.integers(12, size=203).astype(np.int32)
+    f = (codes[labels] + rng.normal(scale=1.2, size=(203, 8))).astype(np.float32)
+    signs = np.where(f >= 0, 1, -1)
+    nearest = (signs[:, None] != codes).sum(axis=2).argmin(axis=1)
+    table = jnp.asarray(f)
+    by_code = classify(f, labels, lambda x: Output(lookup(table, x), None), packing.pack(codes))
+    np.testing.assert_array_equal(by_code.labels, labels)
+    np.testing.assert_array_equal(by_code.predictions, nearest)
+    by_logits = classify(f, labels % 8, lambda x: Output(None, lookup(table, x)), None)
+    np.testing.assert_array_equal(by_logits.predictions, f.argmax(axis=1))
+    assert classify(f, labels, lambda x: Output(lookup(table, x), None), None).predictions is None

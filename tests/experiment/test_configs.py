@@ -5,6 +5,8 @@ import pathlib
 import jax
 import pytest
 
+from llc_jax.errors import InputError
+from llc_jax.experiment import image_size
 from llc_jax.experiment.config import bits_of, parse
 from llc_jax.experiment.network import build_network
 from llc_jax.training.objectives import OBJECTIVES
@@ -24,7 +26,8 @@ def test_a_config_can_be_run(path):
     config = load(path.stem)
     assert config.is_locked
     assert f"--config=configs/{path.name}" in path.read_text()
-    parsed = parse(config.to_dict())
+    config.data.image_size = 224
+    parsed = image_size.complete(parse(config.to_dict()), CONFIGS)
     heads = {}
     for stage in parsed.stages.values():
         assert stage.head["name"] in OBJECTIVES[stage.objective["name"]].heads
@@ -33,6 +36,16 @@ def test_a_config_can_be_run(path):
     for stage in heads.values():
         network = build_network(parsed, stage, num_classes=3)
         jax.eval_shape(network.init, jax.random.key(0))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_*.py")), ids=lambda path: path.stem)
+def test_only_the_folder_config_leaves_a_choice_to_the_images(path):
+    parsed = parse(load(path.stem).to_dict())
+    if path.stem == "folder_20bit":
+        with pytest.raises(InputError, match="The config names no data"):
+            image_size.complete(parsed, CONFIGS)
+    else:
+        assert image_size.complete(parsed, CONFIGS) == parsed
 
 
 @pytest.mark.parametrize(

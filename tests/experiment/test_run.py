@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -10,6 +11,7 @@ import pytest
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.experiment.run import evaluate, run
+from llc_jax.report.classes import read_confusions
 from llc_jax.training import logging
 from llc_jax.training.loop import Diverged
 from llc_jax.training.preemption import Stopped
@@ -59,12 +61,28 @@ def test_leaves_a_whole_workdir(unbroken):
     assert not list(workdir.rglob(".*"))
 
 
+def test_leaves_what_each_class_was_taken_for(unbroken, capsys):
+    workdir, _ = unbroken
+    results = json.loads((workdir / "results.json").read_text())
+    for stage, name in (("instance", "mhd_first"), ("linear", "linear")):
+        confusions = read_confusions(workdir / stage / "confusion.csv")
+        right = sum(images for true, predicted, images in confusions if true == predicted)
+        total = sum(images for *_, images in confusions)
+        assert right / total == pytest.approx(results[f"classification/{name}"], abs=1e-6)
+    run(tree(), workdir)
+    out = capsys.readouterr().out
+    assert "most often taken for" in out
+    assert "instance/confusion.csv" in out
+
+
 def test_evaluates_again_what_is_trained(unbroken):
     workdir, _ = unbroken
     results = json.loads((workdir / "results.json").read_text())
     found = evaluate(tree(), workdir)
     assert found.keys() >= {"classification/mhd", "codebook/unique"}
     assert found == {key: results[key] for key in found}
+    confusions = (workdir / "evaluation_confusion.csv").read_text()
+    assert confusions == (workdir / "instance" / "confusion.csv").read_text()
     (workdir / "evaluation.json").unlink()
 
 
@@ -116,6 +134,14 @@ def test_retrieval_by_features_and_of_unseen_classes(tmp_path):
 def test_cannot_evaluate_what_is_not_trained(tmp_path):
     with pytest.raises(InputError, match="There is no checkpoint in"):
         evaluate(tree(), tmp_path)
+
+
+def test_knows_the_steps_of_the_stages_to_come(tmp_path, monkeypatch):
+    expected = []
+    monkeypatch.setattr(logging.RunLog, "expect", lambda _, *given: expected.append(given))
+    run(tree(), tmp_path)
+    # 14 steps an epoch; 2, 3 and 2 epochs.
+    assert expected == [(70, 64), (28, 64), (0, 64)]
 
 
 def test_logs_every_epoch(unbroken):
@@ -294,8 +320,10 @@ def test_mixup_of_a_stage(unbroken, tmp_path, monkeypatch):
     assert np.mean(mixed) > np.mean(plain) + 0.1
 
 
-def test_evaluates_on_the_way(tmp_path):
+def test_evaluates_on_the_way(tmp_path, capsys):
     run(tree(eval_epochs=1) | {"stages": {"linear": tree()["stages"]["linear"]}}, tmp_path)
+    (evaluated,) = re.findall(r"evaluation:  accuracy \d+\.\d%", capsys.readouterr().out)
+    assert evaluated
     found = records(tmp_path)
     assert "class_logits" in found[0]
     assert "class_logits" not in found[1]

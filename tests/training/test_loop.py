@@ -3,6 +3,7 @@ import signal
 
 import pytest
 
+from llc_jax.training import loop
 from llc_jax.training.loop import Timetable
 from llc_jax.training.preemption import StopRequest
 
@@ -29,3 +30,25 @@ def test_a_signal_is_noted_and_the_second_one_counts(number):
         assert request.signal == number
         assert signal.getsignal(number) == before
     assert signal.getsignal(number) == before
+
+
+def test_the_clock_leaves_out_compiling_and_what_lies_between_epochs(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    clock = loop._Clock(batch_size=10)
+
+    def start(at):
+        now[0] = at
+        clock.start()
+
+    def tick(at):
+        now[0] = at
+        return clock.tick()
+
+    start(60.0)  # Compiled for a minute.
+    assert tick(62.0) == 5
+    assert tick(64.0) == 5
+    clock.restart()  # The last step of the epoch is still to be ticked off.
+    start(100.0)
+    assert tick(100.0) == 5
+    assert tick(101.0) == 10
