@@ -58,24 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_evaluation(commands)
 
-    convert = commands.add_parser("convert", help="make a run of an official LLC checkpoint")
-    convert.add_argument("weights", metavar="WEIGHTS", help="a .pth or .safetensors file")
-    convert.add_argument("run", metavar="RUN", help="the workdir to make")
-    convert.add_argument("--codebook", help="an .npz or .npy; by default the checkpoint's own")
-    convert.add_argument("--arch", help="the backbone; by default the one that fits")
-    convert.set_defaults(command=_convert)
-
-    export = commands.add_parser("export", help="write a run's weights, or codes, for others")
-    formats = ["torch", "faiss", "pgvector", "parquet", "npy"]
-    export.add_argument("--to", required=True, choices=formats, help="what to write")
-    export.add_argument(
-        "--out",
-        required=True,
-        help="the file to write: .safetensors or .pth, .faiss, .sql, .parquet, .npy",
-    )
-    export.add_argument("--run", help="for torch: workdir of a finished run")
-    export.add_argument("--codes", help="for the others: what encode wrote, or an index")
-    export.set_defaults(command=_export)
+    _add_conversions(commands)
 
     prepare = commands.add_parser("prepare", help="make data ready for training; see its --help")
     _add_preparations(prepare.add_subparsers(required=True, metavar="WHAT"))
@@ -109,6 +92,27 @@ def _add_evaluation(commands) -> None:
         "--retrieval", nargs="+", default=[], type=int, help="ranks at which to measure retrieval"
     )
     evaluate.set_defaults(command=_evaluate)
+
+
+def _add_conversions(commands) -> None:
+    convert = commands.add_parser("convert", help="make a run of an official LLC checkpoint")
+    convert.add_argument("weights", metavar="WEIGHTS", help="a .pth or .safetensors file")
+    convert.add_argument("run", metavar="RUN", help="the workdir to make")
+    convert.add_argument("--codebook", help="an .npz or .npy; by default the checkpoint's own")
+    convert.add_argument("--arch", help="the backbone; by default the one that fits")
+    convert.set_defaults(command=_convert)
+
+    export = commands.add_parser("export", help="write a run's weights, or codes, for others")
+    formats = ["torch", "faiss", "pgvector", "parquet", "npy"]
+    export.add_argument("--to", required=True, choices=formats, help="what to write")
+    export.add_argument(
+        "--out",
+        required=True,
+        help="the file to write: .safetensors or .pth, .faiss, .sql, .parquet, .npy",
+    )
+    export.add_argument("--run", help="for torch: workdir of a finished run")
+    export.add_argument("--codes", help="for the others: what encode wrote, or an index")
+    export.set_defaults(command=_export)
 
 
 def _add_on_error(command: argparse.ArgumentParser) -> None:
@@ -171,9 +175,9 @@ def _classify(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from llc_jax.experiment import run
+    from llc_jax.experiment import evaluate
 
-    run.evaluate_again(
+    evaluate.evaluate_again(
         options.run, source=options.data, decoders=options.decoders, retrieval=options.retrieval
     )
 

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict, config_flags
 
 from llc_jax.data.prefetch import ReadersFailed, kill_workers
 from llc_jax.errors import InputError
-from llc_jax.experiment.run import evaluate, run
+from llc_jax.experiment.evaluate import evaluate
+from llc_jax.experiment.run import run
 from llc_jax.files import WriteFailed
 from llc_jax.options import choose, suggest
 from llc_jax.training.loop import Diverged

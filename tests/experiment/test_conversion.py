@@ -135,7 +135,7 @@ def test_does_not_overwrite(official):
 def test_evaluates_without_training(official, tmp_path, monkeypatch):
     import imagenet_20bit
 
-    from llc_jax.experiment.run import evaluate
+    from llc_jax.experiment.evaluate import evaluate
 
     model, folder, latent = official
     rng = np.random.default_rng(1)

@@ -11,7 +11,8 @@ import pytest
 import llc_jax
 from llc_jax import cli
 from llc_jax.errors import InputError
-from llc_jax.experiment.run import evaluate, evaluate_again, run
+from llc_jax.experiment.evaluate import evaluate, evaluate_again
+from llc_jax.experiment.run import run
 from tests.tiny import tree
 
 

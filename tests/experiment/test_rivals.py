@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 import llc_jax
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
-from llc_jax.experiment.run import evaluate, run
+from llc_jax.experiment.evaluate import evaluate
+from llc_jax.experiment.run import run
 from tests import tiny
 
 CLASSES, BITS = 5, 6

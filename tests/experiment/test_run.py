@@ -10,7 +10,8 @@ import pytest
 
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
-from llc_jax.experiment.run import evaluate, run
+from llc_jax.experiment.evaluate import evaluate
+from llc_jax.experiment.run import run
 from llc_jax.report.classes import read_confusions
 from llc_jax.training import logging
 from llc_jax.training.loop import Diverged

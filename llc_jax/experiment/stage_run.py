@@ -1,0 +1,61 @@
+"""One stage of a run: trained, from where it stopped, then measured."""
+
+import jax
+from clu import parameter_overview
+
+from llc_jax.codes.codebook import Codebook
+from llc_jax.experiment import codebook_sources
+from llc_jax.experiment.figures import classify
+from llc_jax.experiment.results import measure_stage
+from llc_jax.experiment.stage import Stage
+from llc_jax.experiment.workdir import CODEBOOK_FILE, on_first_process, wait_for_all
+from llc_jax.training import loop
+from llc_jax.training.checkpoint import Checkpoints
+from llc_jax.training.logging import RunLog
+from llc_jax.training.state import State
+
+
+def run_stage(stage: Stage, log: RunLog) -> dict[str, float]:
+    """Trains a stage and measures it; leaves its checkpoints and its codebook."""
+    codebook = _initial_codebook(stage)
+    training, latent = stage.training, None if codebook is None else codebook.latent
+    num_weights = parameter_overview.count_parameters(training.abstract_state["params"])
+    timetable = training.timetable
+    log.say(
+        f"{stage.name}: {timetable.epochs} epochs, {timetable.num_steps} steps, "
+        f"{num_weights:,} weights"
+    )
+
+    def initial_state() -> State:
+        weights = stage.initial_weights() if stage.initial_weights else None
+        return training.initial_state(weights, latent)
+
+    with Checkpoints(stage.directory.checkpoints, stage.checkpoints_kept) as checkpoints:
+        log.say(*checkpoints.remarks)
+        state = loop.train(
+            training,
+            initial_state,
+            class_codes=codebook.packed if stage.fixed_codebook else None,
+            evaluate=lambda state: classify(stage, codebook, state).figures,
+            checkpoints=checkpoints,
+            log=log,
+        )
+    if "latent" in state["params"]["head"]:
+        latent = jax.device_get(state["params"]["head"]["latent"])
+        names = stage.dataset.class_names
+        codebook = Codebook.from_numpy(latent, names, codebook_sources.LEARNT)
+    if codebook is not None:
+        for path in (stage.directory.codebook_file, stage.workdir / CODEBOOK_FILE):
+            on_first_process(codebook.save, path)
+    directory = stage.directory
+    return measure_stage(stage, state, codebook, directory.curves_file, directory.confusions_file)
+
+
+def _initial_codebook(stage: Stage) -> Codebook | None:
+    """Returns the codebook that a stage is given; the same when the stage continues."""
+    codebook = stage.directory.load_codebook()
+    wait_for_all("looked for the codebook")
+    if codebook is None and stage.initial_codebook is not None:
+        codebook = stage.initial_codebook()
+        on_first_process(codebook.save, stage.directory.codebook_file)
+    return codebook
