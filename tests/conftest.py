@@ -24,6 +24,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # The workers inherit all this.
     os.environ["JAX_PLATFORMS"] = "cpu"
     options = os.environ.get("XLA_FLAGS", COMPILE_FAST)
     os.environ["XLA_FLAGS"] = f"{options} --xla_force_host_platform_device_count=8"
+    # PyTorch's and FAISS's threads would wait for each other, as the workers share the cores.
+    os.environ["OMP_NUM_THREADS"] = "1"
     directory = tempfile.mkdtemp(prefix="llc_jax_compiled_")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = directory
