@@ -51,6 +51,7 @@ def official(tmp_path_factory):
     torch.save(model.checkpoint(), folder / "model_best.pth")
     latent = model.fc.weight.detach().numpy()[:, :, 0, 0]
     np.save(folder / "codebook.npy", latent)
+    np.save(folder / "short.npy", latent[:, :10])
     arguments = [str(folder / "model_best.pth"), str(folder / "run")]
     assert cli.main(["convert", *arguments, "--codebook", str(folder / "codebook.npy")]) == 0
     return model, folder, latent
@@ -58,7 +59,7 @@ def official(tmp_path_factory):
 
 def test_gives_the_same_answers(official):
     model, folder, latent = official
-    images = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), np.uint8)
     loaded = llc_jax.load(folder / "run")
     with torch.no_grad():
         logits = model.code_logits(images).numpy()
@@ -92,6 +93,19 @@ def test_goes_back(official, capsys):
     )
 
 
+@pytest.fixture(scope="module")
+def damaged(official):
+    """The folder of the checkpoint, with others in it from which something is missing."""
+    _, folder, _ = official
+    whole = (folder / "model_best.pth").read_bytes()
+    (folder / "truncated.pth").write_bytes(whole[: len(whole) // 2])
+    state = pretrained.read_state_dict(folder / "model_best.pth")
+    first = state.pop("conv1.weight")
+    pretrained.write_state_dict(folder / "headless.pth", {"conv1.weight": first})
+    pretrained.write_state_dict(folder / "incomplete.pth", state)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("weights", "options", "message"),
     [
@@ -106,19 +120,9 @@ def test_goes_back(official, capsys):
     ],
 )
 def test_a_wrong_checkpoint_leaves_nothing(
-    official, tmp_path, monkeypatch, weights, options, message
+    damaged, tmp_path, monkeypatch, weights, options, message
 ):
-    _, folder, latent = official
-    whole = (folder / "model_best.pth").read_bytes()
-    (folder / "truncated.pth").write_bytes(whole[: len(whole) // 2])
-    state = pretrained.read_state_dict(folder / "model_best.pth")
-    if weights == "headless.pth":
-        pretrained.write_state_dict(folder / weights, {"conv1.weight": state["conv1.weight"]})
-    if weights == "incomplete.pth":
-        del state["conv1.weight"]
-        pretrained.write_state_dict(folder / weights, state)
-    np.save(folder / "short.npy", latent[:, :10])
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(damaged)
     few = {name: torch_names.BACKBONES[name] for name in ("alexnet", "resnet18", "resnet50")}
     monkeypatch.setattr(torch_names, "BACKBONES", few)
     with pytest.raises(InputError, match=message):
