@@ -29,6 +29,7 @@ from llc_jax.training import state as states
 from llc_jax.training import step as steps
 from llc_jax.training.checkpoint import Checkpoints
 from llc_jax.training.logging import RunLog
+from llc_jax.training.preemption import StopRequest
 
 STEPS = 200
 ROUNDS = 15
@@ -97,7 +98,13 @@ def main() -> None:
             images.times.clear()
             log = RunLog(workdir, primary=False)
             loop.train(
-                training, lambda: jax.device_put(tree, replicated), None, dict, checkpoints, log
+                training,
+                lambda: jax.device_put(tree, replicated),
+                class_codes=None,
+                evaluate=dict,
+                checkpoints=checkpoints,
+                log=log,
+                stop_request=StopRequest(),
             )
             return statistics.median(np.diff(images.times)) * 1e3
 

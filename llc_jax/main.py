@@ -1,22 +1,19 @@
 """Trains and evaluates: python -m llc_jax.main --config=digits_8bit"""
 
-import os
+import functools
 import pathlib
 import sys
 from typing import Any, NoReturn
 
-import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from llc_jax.data.prefetch import ReadersFailed, kill_workers
+from llc_jax.data.prefetch import ReadersFailed
 from llc_jax.errors import InputError
-from llc_jax.experiment.evaluate import evaluate
-from llc_jax.experiment.run import run
 from llc_jax.files import WriteFailed
 from llc_jax.options import choose, suggest
-from llc_jax.training.loop import Diverged
 from llc_jax.training.preemption import Stopped
+from llc_jax.training.process import Process
 
 # The configs that come with the package.
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
@@ -35,28 +32,45 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is.")
+_TIMEOUT = flags.DEFINE_integer(
+    "initialization_timeout", 60, "Seconds to wait for the other processes.", lower_bound=1
+)
 
 
-def main(_: list[str]) -> None:
+def main(_: list[str], process: Process) -> None:
     """Runs the config; exits with 0 when the run is finished."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     sys.unraisablehook = _show_unraisable
-    _join_cluster(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config_file = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = _WORKDIR.value or pathlib.Path("runs") / _path(config_file).stem
     try:
-        {"train": run, "eval": evaluate}[_MODE.value](_values(_CONFIG.value), workdir)
-    except InputError as error:
-        _exit(2, f"error: {error}")
-    except (Diverged, WriteFailed) as error:
-        _exit(1, f"error: {error}")
-    except ReadersFailed as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        kill_workers()
-        os._exit(1)  # A reader that hangs would keep the usual end waiting.
+        process.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value)
+        _run(_MODE.value, _values(_CONFIG.value), workdir, process)
+        process.finish()
     except Stopped as stopped:
-        _exit(128 + stopped.signal, str(stopped))
+        process.end(128 + stopped.signal, str(stopped))
+    except InputError as error:
+        process.fail(2, str(error))
+    except ReadersFailed as error:
+        process.fail(1, str(error))
+    except Exception as error:
+        process.crash(error)
+
+
+def _run(mode: str, config: dict, workdir: pathlib.Path, process: Process) -> None:
+    # This import takes seconds; signals are caught already.
+    from llc_jax.experiment.evaluate import evaluate
+    from llc_jax.experiment.run import run
+    from llc_jax.training.loop import Diverged
+
+    try:
+        if mode == "train":
+            run(config, workdir, stop_request=process.stop_request)
+        else:
+            evaluate(config, workdir)
+    except (Diverged, WriteFailed) as error:
+        process.fail(1, str(error))
 
 
 def _exit(status: int, message: str) -> NoReturn:
@@ -68,14 +82,6 @@ def _show_unraisable(unraisable) -> None:
     """Shows what a thread could not raise, but not of the writes that a failed save abandons."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
-
-
-def _join_cluster(coordinator: str | None, num_processes: int | None, process_id: int | None):
-    if coordinator is None:
-        return
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    address = None if coordinator == "auto" else coordinator
-    jax.distributed.initialize(address, num_processes, process_id)
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
@@ -155,4 +161,4 @@ def _path(config: str) -> pathlib.Path:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=_parse_flags)
+    app.run(functools.partial(main, process=Process()), flags_parser=_parse_flags)

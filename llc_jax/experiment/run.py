@@ -28,12 +28,14 @@ from llc_jax.experiment.workdir import (
 from llc_jax.files import make_directory, write_json
 from llc_jax.mesh import make_mesh
 from llc_jax.training.logging import RunLog
+from llc_jax.training.preemption import StopRequest
 
 
 def run(
     tree: Mapping[str, Any],
     workdir: str | os.PathLike,
     devices: Sequence[jax.Device] | None = None,
+    stop_request: StopRequest | None = None,
 ) -> dict[str, float]:
     """Trains and evaluates all stages of a config, or what is left of them.
 
@@ -41,6 +43,7 @@ def run(
       tree: the config, as in `configs/`.
       workdir: where the run is kept; made if missing.
       devices: which to use; by default all of all processes.
+      stop_request: ends the training early; by default signals to this process do.
 
     Returns:
       The final figures by their flat names, as in `results.json`.
@@ -69,7 +72,7 @@ def run(
             log.say(*plan.summary)
             on_first_process(write_json, workdir / CONFIG_FILE, as_json(config))
             on_first_process(plan.record.save, workdir)
-            results = _run_plan(plan, log)
+            results = _run_plan(plan, log, stop_request or StopRequest())
             on_first_process(write_json, workdir / RESULTS_FILE, results)
     last_stage = StageDirectory(workdir / list(config.stages)[-1])
     show_results(results, config, last_stage.confusions_file, log)
@@ -77,14 +80,14 @@ def run(
     return results
 
 
-def _run_plan(plan: Plan, log: RunLog) -> dict[str, float]:
+def _run_plan(plan: Plan, log: RunLog, stop_request: StopRequest) -> dict[str, float]:
     results = {}
     for number, stage in enumerate(plan.stages, start=1):
         figures = read_results(stage.directory.results_file)
         if not figures:
             later = [other.training for other in plan.stages[number:]]
             log.expect(sum(training.timetable.num_steps for training in later), stage.batch_size)
-            figures = run_stage(stage, log)
+            figures = run_stage(stage, log, stop_request)
             on_first_process(write_json, stage.directory.results_file, figures)
         results |= figures
     return results | (_count_damaged(plan.dataset) if plan.skips_damaged else {})

@@ -12,10 +12,11 @@ from llc_jax.experiment.workdir import CODEBOOK_FILE, on_first_process, wait_for
 from llc_jax.training import loop
 from llc_jax.training.checkpoint import Checkpoints
 from llc_jax.training.logging import RunLog
+from llc_jax.training.preemption import StopRequest
 from llc_jax.training.state import State
 
 
-def run_stage(stage: Stage, log: RunLog) -> dict[str, float]:
+def run_stage(stage: Stage, log: RunLog, stop_request: StopRequest) -> dict[str, float]:
     """Trains a stage and measures it; leaves its checkpoints and its codebook."""
     codebook = _initial_codebook(stage)
     training, latent = stage.training, None if codebook is None else codebook.latent
@@ -39,6 +40,7 @@ def run_stage(stage: Stage, log: RunLog) -> dict[str, float]:
             evaluate=lambda state: classify(stage, codebook, state).figures,
             checkpoints=checkpoints,
             log=log,
+            stop_request=stop_request,
         )
     if "latent" in state["params"]["head"]:
         latent = jax.device_get(state["params"]["head"]["latent"])

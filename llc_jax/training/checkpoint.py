@@ -97,7 +97,7 @@ class Checkpoints:
         """
         if step == self.latest_step:
             return
-        self._wait()
+        self.wait()
         if not self.directory.is_dir():
             raise write_failed(self.directory, errno.ENOENT)
         self._saved_step = step
@@ -116,10 +116,6 @@ class Checkpoints:
         """
         return _restore(self._manager, ocp.args.StandardRestore(abstract))
 
-    def reached_preemption(self, step: int) -> bool:
-        """Whether the cluster has announced a preemption; all processes get the same answer."""
-        return self._manager.reached_preemption(step)
-
     def close(self) -> None:
         """Waits until all checkpoints are written, and closes the manager.
 
@@ -127,11 +123,12 @@ class Checkpoints:
           WriteFailed: if the last one cannot be written; those before stay.
         """
         try:
-            self._wait()
+            self.wait()
         finally:
             self._manager.close()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Waits until all checkpoints are written; raises as `close` does."""
         with self._explaining():
             self._manager.wait_until_finished()
 

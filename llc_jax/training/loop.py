@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import gc
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -126,6 +125,7 @@ def train(
     evaluate: Callable[[State], dict[str, float]],
     checkpoints: Checkpoints,
     log: RunLog,
+    stop_request: StopRequest,
 ) -> State:
     """Trains a stage to its end.
 
@@ -139,6 +139,7 @@ def train(
       evaluate: state -> figures, for the evaluations on the way.
       checkpoints: of the stage.
       log: of the run.
+      stop_request: a step is the last one where it says so.
 
     Returns:
       The state after the last step, which is saved.
@@ -160,15 +161,16 @@ def train(
         training.images, training.shard, range(first_step, num_steps), training.seed
     )
     with (
+        stop_request.training(),
         contextlib.closing(host_batches),
-        StopRequest() as request,
         _sparing_collector(),
         log.stage(training.name, first_step, num_steps) as stage_log,
     ):
         batches = pipeline.on_devices(host_batches, training.batched)
         codes = None if class_codes is None else jax.device_put(class_codes, training.replicated)
         return _take_steps(
-            training, state, first_step, batches, codes, evaluate, checkpoints, stage_log, request
+            *(training, state, first_step, batches, codes),
+            *(evaluate, checkpoints, stage_log, stop_request),
         )
 
 
@@ -196,7 +198,7 @@ def _take_steps(
     evaluate: Callable[[State], dict[str, float]],
     checkpoints: Checkpoints,
     log: StageLog,
-    request: StopRequest,
+    stop_request: StopRequest,
 ) -> State:
     timetable, clock, previous = training.timetable, _Clock(training.shard.batch_size), None
     for step, batch in enumerate(batches, start=first_step + 1):
@@ -209,7 +211,7 @@ def _take_steps(
             log.progress(step - 1, loss, clock.tick())
         previous = metrics
         epoch = timetable.epoch_ends.get(step)
-        stop = request.signal is not None or checkpoints.reached_preemption(step)
+        stop = stop_request.after_step()
         on_time = timetable.checkpoint_steps and step % timetable.checkpoint_steps == 0
         if epoch is None and not on_time and not stop:
             continue
@@ -225,8 +227,9 @@ def _take_steps(
             raise Stopped(
                 f"Stopped in stage {training.name} after step {step} of {timetable.num_steps}, "
                 "and saved: the same command continues from there.",
-                request.signal or signal.SIGTERM,
+                stop_request.signal,
             )
+    checkpoints.wait()
     return state
 
 

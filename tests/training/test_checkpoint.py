@@ -145,11 +145,11 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence(tmp_path, caplog):
     with pytest.raises(WriteFailed, match=r"step 2 in .* \(File too large\): allow larger files"):
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(1, state(1))
-            checkpoints._wait()
+            checkpoints.wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, old[1]))
             try:
                 checkpoints.save(2, large)
-                checkpoints._wait()
+                checkpoints.wait()
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert "Traceback" not in caplog.text
@@ -163,7 +163,7 @@ def test_checkpoints_that_were_removed_are_one_sentence(tmp_path):
     with pytest.raises(WriteFailed, match="No such file or directory.*directory was removed"):
         with Checkpoints(tmp_path / "checkpoints") as checkpoints:
             checkpoints.save(1, state(1))
-            checkpoints._wait()
+            checkpoints.wait()
             shutil.rmtree(tmp_path / "checkpoints")
             checkpoints.save(2, state(2))
     assert not (tmp_path / "checkpoints").exists()

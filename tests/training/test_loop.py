@@ -1,11 +1,7 @@
-import os
-import signal
-
 import pytest
 
 from llc_jax.training import loop
 from llc_jax.training.loop import Timetable
-from llc_jax.training.preemption import StopRequest
 
 
 @pytest.mark.parametrize(
@@ -19,17 +15,6 @@ def test_epochs_end_with_the_step_that_completes_them(examples, batch, epochs):
     for step, epoch in ends.items():
         # The next step would take the first image of the next epoch, or share it.
         assert step * batch <= epoch * examples < (step + 1) * batch
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_noted_and_the_second_one_counts(number):
-    before = signal.getsignal(number)
-    with StopRequest() as request:
-        assert request.signal is None
-        os.kill(os.getpid(), number)
-        assert request.signal == number
-        assert signal.getsignal(number) == before
-    assert signal.getsignal(number) == before
 
 
 def test_the_clock_leaves_out_compiling_and_what_lies_between_epochs(monkeypatch):

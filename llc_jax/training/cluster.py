@@ -1,0 +1,174 @@
+"""Several processes as one: they join, tell each other of signals, and part."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable
+
+import jax
+from jax.experimental import multihost_utils
+
+from llc_jax.errors import InputError
+from llc_jax.training.roll_call import call_roll
+
+# The keys in JAX's coordination service.
+_NOTICE, _EVENTS, _PARTING = "llc_jax/notice", "llc_jax/events", "llc_jax/parting"
+_LISTENING_SECONDS, _AGREEING_SECONDS = 3600, 60
+# How JAX's coordination service, and collectives, say that a process cannot be reached.
+_SIGNS_OF_LOSS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "Gloo", "NCCL")
+
+
+def join(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int
+) -> "Cluster | None":
+    """Connects the processes of a run.
+
+    Args:
+      coordinator: host:port of process 0; "auto" asks the cluster; None for a single process.
+      num_processes: how many there are, None if the cluster knows.
+      process_id: which of them this one is, None if the cluster knows.
+      timeout: seconds to wait for the others.
+
+    Returns:
+      The cluster, or None for a single process.
+
+    Raises:
+      InputError: if the arguments do not fit each other, or those of other processes, or if
+        a process does not come in time.
+    """
+    given = {"--num_processes": num_processes, "--process_id": process_id}
+    if coordinator is None:
+        if given := [name for name, value in given.items() if value is not None]:
+            raise InputError(
+                f"{given[0]} needs --coordinator: the HOST:PORT of process 0, or auto."
+            )
+        return None
+    if coordinator != "auto":
+        if missing := [name for name, value in given.items() if value is None]:
+            raise InputError(
+                f"--coordinator={coordinator} needs {' and '.join(missing)}; only "
+                "--coordinator=auto finds them by itself."
+            )
+        call_roll(coordinator, num_processes, process_id, timeout)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Its handler would take SIGTERM; it knows of neither SIGINT nor what is not training.
+    jax.config.update("jax_enable_preemption_service", False)
+    address = None if coordinator == "auto" else coordinator
+    try:
+        jax.distributed.initialize(
+            address, num_processes, process_id, initialization_timeout=timeout
+        )
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--coordinator={coordinator}: the processes cannot be connected ({_reason(error)})."
+        ) from error
+    return Cluster() if multihost_utils.distributed.global_state.num_processes > 1 else None
+
+
+class Cluster:
+    """The processes of a run, as JAX's coordination service connects them."""
+
+    def __init__(self):
+        # JAX has no public name for the client of its coordination service.
+        state = multihost_utils.distributed.global_state
+        self._client, self._index = state.client, state.process_id
+        self._listener: threading.Thread | None = None
+
+    def announce(self, number: int) -> None:
+        """Tells all processes of a signal; the first thing that is announced counts."""
+        self._announce({"signal": number})
+
+    def announce_failure(self, status: int, message: str) -> None:
+        """Tells all processes that this one ends with an error and that exit status."""
+        self._announce({"status": status, "failure": f"Process {self._index}: {message}"})
+
+    def listen(
+        self,
+        on_signal: Callable[[int], None],
+        on_failure: Callable[[int, str], None],
+        on_loss: Callable[[str], None],
+    ) -> None:
+        """Waits for what is announced, in a thread of its own, and hands it on.
+
+        Args:
+          on_signal: called with the number of a signal to any process.
+          on_failure: called with an exit status and a message where a process ends with an
+            error.
+          on_loss: called with a message where a process is lost.
+        """
+
+        def wait() -> None:
+            try:
+                notice = self._wait_for_notice()
+                if "signal" in notice:
+                    on_signal(notice["signal"])
+                elif "failure" in notice:
+                    on_failure(notice["status"], notice["failure"])
+            except jax.errors.JaxRuntimeError as error:
+                on_loss(_lost(error))
+
+        self._listener = threading.Thread(target=wait, name="notices", daemon=True)
+        self._listener.start()
+
+    def loss(self, error: Exception) -> str | None:
+        """Says that a process is lost, if that is why JAX raised an error; None otherwise."""
+        raised_by_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+        is_loss = raised_by_jax and any(word in str(error) for word in _SIGNS_OF_LOSS)
+        return _lost(error) if is_loss else None
+
+    def latest(self, events: int) -> int:
+        """Returns the greatest number of events that any process has counted."""
+        self._client.key_value_set(f"{_EVENTS}/{self._index}", str(events))
+        self._client.wait_at_barrier(_EVENTS, _AGREEING_SECONDS * 1000)
+        return max(int(count) for _, count in self._client.key_value_dir_get(_EVENTS))
+
+    def part(self, seconds: float) -> bool:
+        """Leaves the cluster together with all others, if they come within this time.
+
+        Returns:
+          Whether they came.
+        """
+        try:
+            self._client.wait_at_barrier(_PARTING, int(seconds * 1000))
+            jax.distributed.shutdown()
+        except jax.errors.JaxRuntimeError:
+            if self._index == 0:
+                time.sleep(1.0)  # Without this process the others could not tell why they end.
+            return False
+        return True
+
+    def stop_listening(self) -> None:
+        """Waits for the end of the listening thread, which has ended with the cluster.
+
+        Python could not end while it waits in compiled code.
+        """
+        self._listener.join()
+
+    def _announce(self, notice: dict) -> None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # There is an earlier one.
+            self._client.key_value_set(_NOTICE, json.dumps(notice))
+
+    def _wait_for_notice(self) -> dict:
+        """Returns the notice, which is empty when this process has left the cluster."""
+        while True:
+            try:
+                return json.loads(
+                    self._client.blocking_key_value_get(_NOTICE, _LISTENING_SECONDS * 1000)
+                )
+            except jax.errors.JaxRuntimeError as error:
+                if "CANCELLED" in str(error):
+                    return {}
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    raise
+
+
+def _lost(error: Exception) -> str:
+    return (
+        f"Another process of the run has ended, or cannot be reached ({_reason(error)}). Start "
+        "all again: the same commands continue from the last checkpoint."
+    )
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")

@@ -1,0 +1,107 @@
+"""The process of a program that trains, and its end, whatever brings it about.
+
+It imports nothing heavy, so that signals are caught while the rest is imported.
+"""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from typing import NoReturn
+
+from llc_jax.data.prefetch import kill_workers
+from llc_jax.training.preemption import StopRequest, catch_for_good
+
+_STOPPED = "Stopped by {}: the same command continues from what is saved."
+# Seconds to wait for the other processes, after a signal and after an error.
+_PATIENCE, _PATIENCE_AFTER_ERROR = 60.0, 5.0
+
+
+class Process:
+    """This process and its end, in good order with the other processes of a run.
+
+    All that a run has written is complete at any time, so nothing needs to be undone.
+
+    Attributes:
+      stop_request: of signals to any of the processes.
+    """
+
+    def __init__(self):
+        self.stop_request = StopRequest(self._leave)
+        self._cluster = None
+        catch_for_good(self._receive)
+
+    def join(self, *arguments: str | int | None) -> None:
+        """Joins the other processes; the arguments are those of `cluster.join`."""
+        from llc_jax.training import cluster
+
+        self._cluster = cluster.join(*arguments)
+        if self._cluster is not None:
+            self.stop_request.join(self._cluster)
+            self._cluster.listen(
+                on_signal=self.stop_request.follow,
+                on_failure=self._follow_failure,
+                on_loss=self._follow_loss,
+            )
+
+    def finish(self) -> None:
+        """Leaves the other processes when the run is finished in all."""
+        if self._cluster is not None:
+            if not self._cluster.part(_PATIENCE):
+                _exit(0)
+            self._cluster.stop_listening()
+
+    def end(self, status: int, message: str, patience: float = _PATIENCE) -> NoReturn:
+        """Ends the process, from any thread, together with others that come in time."""
+        self.stop_request.hold()
+        _say(message)
+        if self._cluster is not None:
+            self._cluster.part(patience)
+        _exit(status)
+
+    def fail(self, status: int, message: str) -> NoReturn:
+        """Ends the process because of an error, and with it all others."""
+        if self._cluster is not None:
+            self._cluster.announce_failure(status, message)
+        self.end(status, f"error: {message}", _PATIENCE_AFTER_ERROR)
+
+    def crash(self, error: Exception) -> NoReturn:
+        """Fails because of an error that is a bug, or the loss of another process."""
+        if self._cluster is None:
+            raise error
+        if message := self._cluster.loss(error):
+            self.fail(1, message)
+        traceback.print_exception(error)
+        self.fail(1, f"{type(error).__name__}: {error}")
+
+    def _receive(self, number: int, is_second: bool) -> None:
+        if is_second:
+            _say(_STOPPED.format(signal.Signals(number).name))
+            _exit(128 + number)
+        self.stop_request.receive(number)
+
+    def _leave(self, number: int) -> NoReturn:
+        self.end(128 + number, _STOPPED.format(signal.Signals(number).name))
+
+    def _follow_failure(self, status: int, message: str) -> NoReturn:
+        time.sleep(1.0)  # Where this process has the same error, it says so itself.
+        self.end(status, f"error: {message}", _PATIENCE_AFTER_ERROR)
+
+    def _follow_loss(self, message: str) -> NoReturn:
+        _say(f"error: {message}")
+        _exit(1)
+
+
+def _say(message: str) -> None:
+    """Prints a last message."""
+    sys.stdout.flush()
+    # A progress bar has hidden the cursor.
+    print(message, end="\x1b[?25h\n" if sys.stderr.isatty() else "\n", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _exit(status: int) -> NoReturn:
+    """Exits without waiting for readers that hang or processes that are lost."""
+    kill_workers()
+    os._exit(status)

@@ -1,0 +1,65 @@
+"""The program as its users start it: in processes of its own."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent
+MAIN = ("-m", "llc_jax.main")
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+def start(workdir, *arguments, config="tests/tiny.py", devices=1, program=MAIN):
+    """Starts the program on so many CPU devices; `program` is how Python is told of it."""
+    command = [sys.executable, *program]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": f"configs:{ROOT}",
+        "PYTHONWARNINGS": "error,ignore:the load_module:DeprecationWarning",
+    }
+    options = [f"--config={config}", f"--workdir={workdir}", *arguments]
+    return subprocess.Popen([*command, *options], cwd=ROOT, env=environment, **PIPES)
+
+
+def start_pair(workdir, *arguments, **options):
+    """Starts the program in two processes of one run."""
+    cluster = [f"--coordinator={free_address()}", "--num_processes=2"]
+    return [
+        start(workdir, *cluster, f"--process_id={index}", *arguments, **options)
+        for index in range(2)
+    ]
+
+
+def free_address():
+    """Returns an address of this machine at which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def wait_until_signals_are_caught(process):
+    """Waits until a process has a handler for SIGTERM."""
+    status = pathlib.Path(f"/proc/{process.pid}/status")
+    if not status.exists():  # Not Linux.
+        time.sleep(2.0)
+        return
+    mask = 1 << (signal.SIGTERM - 1)
+    while process.poll() is None:
+        (caught,) = [line for line in status.read_text().splitlines() if "SigCgt" in line]
+        if int(caught.split()[1], 16) & mask:
+            return
+        time.sleep(0.01)
+
+
+def finish(process, status=0, timeout=120):
+    """Waits for the end; returns what the program printed."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    assert process.returncode == status, err
+    return out, err

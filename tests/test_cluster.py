@@ -1,0 +1,122 @@
+"""Two processes of one run, which stop, fail and end together."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.processes import PIPES, ROOT, finish, free_address, start
+
+# Steps that need both processes, as those of training do.
+STEPS = """
+import sys
+from llc_jax.errors import InputError
+from llc_jax.training.preemption import Stopped
+from llc_jax.training.process import Process
+
+address, index, num_steps, fails_after = sys.argv[1], *map(int, sys.argv[2:])
+process = Process()
+process.join(address, 2, index, 20)
+import numpy as np
+from jax.experimental import multihost_utils
+try:
+    with process.stop_request.training():
+        for step in range(num_steps):
+            multihost_utils.process_allgather(np.array(step))
+            if step == 5:
+                print("here", flush=True)
+            if step == fails_after:
+                raise InputError("There is no step 9.")
+            if process.stop_request.after_step():
+                raise Stopped(f"Stopped after step {step}.", process.stop_request.signal)
+    process.finish()
+except Stopped as stopped:
+    process.end(128 + stopped.signal, str(stopped))
+except InputError as error:
+    process.fail(2, str(error))
+except Exception as error:
+    process.crash(error)
+"""
+
+
+def start_steps(num_steps=1_000_000, fails_after=(-1, -1)):
+    """Starts two processes that take steps together."""
+    address = free_address()
+    command = [sys.executable, "-c", STEPS, address]
+    pair = [
+        subprocess.Popen([*command, str(i), str(num_steps), str(last)], cwd=ROOT, **PIPES)
+        for i, last in enumerate(fails_after)
+    ]
+    for process in pair:
+        while (line := process.stdout.readline()) != "here\n":
+            assert line, process.communicate()
+    return pair
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("first", "pause"), [(0, None), (1, None), (0, 0.0), (1, 0.3), (0, 1.0)])
+def test_a_signal_to_one_or_to_both_apart_stops_both(number, first, pause):
+    pair = start_steps()
+    pair[first].send_signal(number)
+    if pause is not None:
+        time.sleep(pause)
+        pair[1 - first].send_signal(number)
+    errors = [finish(process, status=128 + number, timeout=20)[1] for process in pair]
+    assert errors[0].startswith("Stopped after step ")
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize(("killed", "statuses"), [(1, (1,)), (0, (1, -signal.SIGABRT))])
+def test_a_lost_process_ends_the_other(killed, statuses):
+    pair = start_steps()
+    pair[killed].kill()
+    _, err = pair[1 - killed].communicate(timeout=20)
+    assert pair[1 - killed].returncode in statuses
+    assert "Traceback" not in err
+    if killed == 1:  # Where process 0 is lost, JAX may abort the other before it can speak.
+        assert err.startswith("error: Another process of the run has ended, or cannot be reached")
+        assert err.count("\n") == 1
+    finish(pair[killed], status=-signal.SIGKILL)
+
+
+def test_an_error_in_one_process_ends_both():
+    pair = start_steps(fails_after=(-1, 9))
+    assert finish(pair[1], status=2, timeout=20)[1] == "error: There is no step 9.\n"
+    assert finish(pair[0], status=2, timeout=20)[1] == "error: Process 1: There is no step 9.\n"
+
+
+def test_an_error_in_both_is_that_of_each():
+    for process in start_steps(fails_after=(9, 9)):
+        assert finish(process, status=2, timeout=20)[1] == "error: There is no step 9.\n"
+
+
+def test_the_end_is_silent():
+    for process in start_steps(num_steps=20):
+        assert finish(process, timeout=20)[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--coordinator=localhost:9"], "--coordinator=localhost:9 needs --num_processes and"),
+        (["--num_processes=2"], "--num_processes needs --coordinator"),
+        (["--coordinator=auto"], "--coordinator=auto: the processes cannot be connected"),
+        (
+            ["--coordinator=localhost:9", "--num_processes=2", "--process_id=2"],
+            "--process_id=2 is not one of 2 processes",
+        ),
+        (
+            [
+                *("--coordinator=localhost:9", "--num_processes=2", "--process_id=1"),
+                "--initialization_timeout=1",
+            ],
+            "Process 0 was not found at --coordinator=localhost:9 within 1 s",
+        ),
+    ],
+)
+def test_processes_that_cannot_join(tmp_path, arguments, message):
+    _, err = finish(start(tmp_path / "run", *arguments), status=2)
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1

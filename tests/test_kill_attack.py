@@ -1,0 +1,111 @@
+"""Kills and signals at all moments of a run, in one process and in two; it takes minutes."""
+
+import pathlib
+import random
+import signal
+import time
+
+import pytest
+
+from tests.processes import finish, start, start_pair, wait_until_signals_are_caught
+from tests.workdirs import STAGES, assert_same_weights, records
+
+# Longer than the tiny config, so that most moments are hit.
+LONGER = [
+    *(f"--config.stages.{name}.epochs=4" for name in STAGES),
+    *("--config.eval_epochs=2", "--config.checkpoint.steps=10"),
+]
+KILLS, TERMS = 15, 6
+
+
+def start_all(workdir, count):
+    """Starts a run in one process or in two."""
+    return [start(workdir, *LONGER)] if count == 1 else start_pair(workdir, *LONGER)
+
+
+def files(workdir, pattern):
+    return set(pathlib.Path(workdir).glob(pattern))
+
+
+# What a moment waits for: a new file of that pattern; then a random time, in seconds.
+MOMENTS = {
+    "start-up": (None, (0.0, 3.0)),
+    "training": ("*/checkpoints/*", (0.0, 0.3)),
+    "saving": ("*/checkpoints/*tmp*", (0.0, 0.02)),
+    "evaluation": ("*/checkpoints/56", (0.0, 0.4)),
+    "between stages": ("*/results.json", (0.0, 0.1)),
+}
+
+
+def reach(moment, workdir, processes):
+    """Waits for a moment; returns whether it came before the end of the run."""
+    pattern, (least, most) = MOMENTS[moment]
+    before = files(workdir, pattern) if pattern else set()
+    for process in processes:
+        wait_until_signals_are_caught(process)
+    while pattern and not files(workdir, pattern) - before:
+        if any(process.poll() is not None for process in processes):
+            return False
+        time.sleep(0.002)
+    time.sleep(random.uniform(least, most))
+    return all(process.poll() is None for process in processes)
+
+
+def kill(processes):
+    """Kills one or all; the one that is left ends by itself."""
+    victims = random.choice([processes, [random.choice(processes)]])
+    for process in victims:
+        process.kill()
+    for process in processes:
+        _, err = process.communicate(timeout=150)
+        assert process.returncode != 0, err
+        if process not in victims:
+            print(f"  the other: status {process.returncode}, {err.count(chr(10))} lines")
+
+
+def terminate(processes, moment):
+    """Sends SIGTERM to one, to all, or to all one after the other; all say so and exit."""
+    random.shuffle(processes)
+    pause = random.choice([None, 0.0, 0.3, 1.0])
+    if moment == "start-up":
+        pause = 0.0  # They do not know each other yet.
+    processes[0].terminate()
+    if pause is not None:
+        time.sleep(pause)
+        for process in processes[1:]:
+            process.terminate()
+    for process in processes:
+        _, err = finish(process, status=128 + signal.SIGTERM, timeout=120)
+        assert "the same command continues from" in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_continued_run_is_bit_identical(tmp_path, count):
+    for process in start_all(tmp_path / "unbroken", count):
+        finish(process, timeout=300)
+    left = [
+        (kind, moment)
+        for kind, times in ((kill, KILLS), (terminate, TERMS))
+        for moment in (list(MOMENTS) * 3)[:times]
+    ]
+    random.shuffle(left)
+    runs = 0
+    while left:
+        workdir = tmp_path / str(runs)
+        runs += 1
+        while True:
+            processes = start_all(workdir, count)
+            if left and reach(left[-1][1], workdir, processes):
+                attack, moment = left.pop()
+                began = time.monotonic()
+                kill(processes) if attack is kill else terminate(processes, moment)
+                print(f"{attack.__name__} in {moment}: {time.monotonic() - began:.1f} s")
+                continue
+            for process in processes:
+                finish(process, timeout=300)
+            break
+        assert_same_weights(workdir, tmp_path / "unbroken", rtol=0, atol=0)
+        assert records(workdir) == records(tmp_path / "unbroken")
+    print(f"{KILLS} kills and {TERMS} signals over {runs} runs in {count} process(es)")
