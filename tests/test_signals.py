@@ -37,8 +37,8 @@ def test_while_it_is_imported(tmp_path, number):
     ("name", "number"),
     [
         ("llc_jax.experiment.run.plan_run", signal.SIGTERM),
-        ("llc_jax.experiment.run.measure", signal.SIGTERM),
-        ("llc_jax.experiment.run.measure", signal.SIGINT),
+        ("llc_jax.experiment.results.measure", signal.SIGTERM),
+        ("llc_jax.experiment.results.measure", signal.SIGINT),
     ],
 )
 def test_while_it_plans_and_evaluates(tmp_path, name, number):

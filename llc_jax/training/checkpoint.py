@@ -55,7 +55,11 @@ class Checkpoints:
             preservation_policy=_managers.LatestN(keep),
             save_decision_policy=_managers.FixedIntervalPolicy(1),
             enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._write_checksums,
+                # A directory that cannot be made in the background is waited for, for minutes.
+                create_directories_asynchronously=False,
+            ),
             cleanup_tmp_directories=True,
         )
         logging.getLogger("absl").addFilter(_is_not_raised_too)
