@@ -142,9 +142,10 @@ def test_a_limit_on_the_size_of_files_is_exit_status_1(tmp_path, monkeypatch, ki
 @pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, 1, 3, 9])
 def test_of_two_runs_in_one_workdir_one_is_refused(tmp_path, offset):
-    first = start(tmp_path / "run")
+    longer = "--config.stages.linear.epochs=300"
+    first = start(tmp_path / "run", longer)
     time.sleep(offset)
-    second = start(tmp_path / "run")
+    second = start(tmp_path / "run", longer)
     ends = [(process, *process.communicate(timeout=300)) for process in (first, second)]
     (winner, _, err), (loser, _, refusal) = sorted(ends, key=lambda end: end[0].returncode)
     assert (winner.returncode, err) == (0, "")
@@ -154,7 +155,7 @@ def test_of_two_runs_in_one_workdir_one_is_refused(tmp_path, offset):
     assert loser.returncode == 2
     assert f"error: Another run is at work in {tmp_path}/run: process {winner.pid} on" in refusal
     assert refusal.count("\n") == 1
-    finish(start(tmp_path / "alone"))
+    finish(start(tmp_path / "alone", longer))
     assert records(tmp_path / "run") == records(tmp_path / "alone")
     assert_same_weights(tmp_path / "run", tmp_path / "alone", rtol=0, atol=0)
     assert {record["stage"] for record in records(tmp_path / "run")} == set(STAGES)
