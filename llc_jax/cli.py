@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llc_jax.codes import packing
+from llc_jax.data.prefetch import ReadersFailed, kill_workers
 from llc_jax.data.stores import Folder
 from llc_jax.errors import InputError
 from llc_jax.files import WriteFailed, atomic_write
@@ -27,6 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
     except WriteFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except ReadersFailed as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        kill_workers()
+        os._exit(1)  # A reader that hangs would delay the usual end.
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130

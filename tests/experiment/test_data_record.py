@@ -10,6 +10,7 @@ import pytest
 
 import llc_jax
 from llc_jax import cli
+from llc_jax.data.prefetch import ReadersFailed
 from llc_jax.errors import InputError
 from llc_jax.experiment.evaluate import evaluate, evaluate_again
 from llc_jax.experiment.run import run
@@ -172,3 +173,17 @@ def test_an_evaluation_of_a_folder_that_has_grown_says_so(photos, tmp_path, caps
         shutil.rmtree(grown / name)
     with pytest.raises(InputError, match="There are no images in"):
         evaluate_again(tmp_path / "run")
+
+
+def test_readers_that_hang_end_an_evaluation(monkeypatch, capsys):
+    def hang(*_, **__):
+        raise ReadersFailed("Reading has stalled.")
+
+    def end(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr("llc_jax.experiment.evaluate.evaluate_again", hang)
+    monkeypatch.setattr("os._exit", end)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["eval", "runs/photos"])
+    assert capsys.readouterr().err == "error: Reading has stalled.\n"
