@@ -79,3 +79,21 @@ def test_in_compiled_code_and_twice_in_training(code, times):
         time.sleep(0.3)
     _, err = finish(process, status=128 + signal.SIGTERM, timeout=5)
     assert err == STOPPED.format("SIGTERM")
+
+
+FINISHED = """
+import time
+from llc_jax.training.process import Process
+process = Process()
+process.finish()
+print("here", flush=True)
+time.sleep(0.5)
+"""
+
+
+def test_a_finished_run_is_a_success_whatever_comes():
+    process = subprocess.Popen([sys.executable, "-c", FINISHED], cwd=ROOT, **PIPES)
+    assert process.stdout.readline() == "here\n"
+    for number in SIGNALS:
+        process.send_signal(number)
+    assert finish(process, timeout=5) == ("", "")

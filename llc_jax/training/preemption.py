@@ -173,3 +173,9 @@ def catch_for_good(receive: Callable[[int, bool], None]) -> None:
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)
+
+
+def ignore_for_good() -> None:
+    """Ignores signals until the process ends, also while Python itself ends."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

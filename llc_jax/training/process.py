@@ -11,7 +11,7 @@ import traceback
 from typing import NoReturn
 
 from llc_jax.data.prefetch import kill_workers
-from llc_jax.training.preemption import StopRequest, catch_for_good
+from llc_jax.training.preemption import StopRequest, catch_for_good, ignore_for_good
 
 _STOPPED = "Stopped by {}: the same command continues from what is saved."
 # Seconds to wait for the other processes, after a signal and after an error.
@@ -46,7 +46,8 @@ class Process:
             )
 
     def finish(self) -> None:
-        """Leaves the other processes when the run is finished in all."""
+        """Leaves the other processes when the run is finished in all; nothing stops it now."""
+        ignore_for_good()
         if self._cluster is not None:
             if not self._cluster.part(_PATIENCE):
                 _exit(0)
