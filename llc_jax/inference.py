@@ -16,11 +16,10 @@ from llc_jax.data.stores import read_image
 from llc_jax.data.transforms import Crop
 from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
-from llc_jax.experiment.network import abstract_weights, build_network, input_size
+from llc_jax.experiment.network import build_network, input_size, load_weights
 from llc_jax.experiment.workdir import FinishedStage, find_stage
-from llc_jax.mesh import batch_sharding, make_mesh, replicated_sharding, with_sharding
+from llc_jax.mesh import batch_sharding, make_mesh, replicated_sharding
 from llc_jax.models.network import Tree
-from llc_jax.training.checkpoint import restore_weights
 
 # Images that the network takes at once, at most.
 _BATCH = 256
@@ -37,8 +36,7 @@ class Model:
         mesh = make_mesh()
         replicated, batched = replicated_sharding(mesh), batch_sharding(mesh)
         network = build_network(stage.run, stage.config, codebook.num_classes)
-        shapes = with_sharding(abstract_weights(network), replicated)
-        weights = restore_weights(stage.directory.checkpoints, shapes)
+        weights = load_weights(stage.directory.checkpoints, network, replicated)
         data = stage.run.data
         self.codebook = codebook
         self._devices = mesh.size

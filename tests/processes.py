@@ -13,16 +13,34 @@ MAIN = ("-m", "llc_jax.main")
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 
-def start(workdir, *arguments, config="tests/tiny.py", devices=1, program=MAIN):
-    """Starts the program on so many CPU devices; `program` is how Python is told of it."""
+def start(
+    workdir,
+    *arguments,
+    config="tests/tiny.py",
+    devices=1,
+    program=MAIN,
+    optimized=True,
+    cwd=ROOT,
+):
+    """Starts the program on so many CPU devices; `program` is how Python is told of it.
+
+    Where it is not to be optimized, it is compiled as the tests themselves are.
+    """
     command = [sys.executable, *program]
+    options = "" if optimized else os.environ["XLA_FLAGS"]
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": f"configs:{ROOT}",
-        "PYTHONWARNINGS": "error,ignore:the load_module:DeprecationWarning",
+        "XLA_FLAGS": f"{options} --xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": f"{ROOT / 'configs'}:{ROOT}",
+        "PYTHONWARNINGS": ",".join(
+            [
+                "error",
+                "ignore:the load_module:DeprecationWarning",
+                "ignore:Error reading persistent compilation cache entry:UserWarning",
+            ]
+        ),
     }
-    options = [f"--config={config}", f"--workdir={workdir}", *arguments]
-    return subprocess.Popen([*command, *options], cwd=ROOT, env=environment, **PIPES)
+    flags = [f"--config={config}", f"--workdir={workdir}", *arguments]
+    return subprocess.Popen([*command, *flags], cwd=cwd, env=environment, **PIPES)
 
 
 def start_pair(workdir, *arguments, **options):

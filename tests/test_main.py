@@ -1,14 +1,12 @@
 """The program as its users start it: in processes of its own."""
 
 import configparser
+import functools
 import json
-import os
 import pathlib
 import random
 import re
 import signal
-import socket
-import subprocess
 import sys
 import time
 
@@ -22,39 +20,15 @@ import llc_jax
 from llc_jax import main
 from llc_jax.experiment.run import run
 from llc_jax.training.logging import read_metrics
-from tests import tiny
+from tests import processes, tiny
 from tests.workdirs import STAGES, assert_same_weights, records, weights
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = processes.ROOT
 
 
-def start(workdir, *arguments, config="tests/tiny.py", optimized=False, cwd=ROOT):
-    """Starts the program on one CPU device.
-
-    Where it is not to be optimized, it is compiled as the tests themselves are.
-    """
-    command = [sys.executable, "-m", "llc_jax.main", f"--config={config}", f"--workdir={workdir}"]
-    options = "" if optimized else os.environ["XLA_FLAGS"]
-    environment = os.environ | {
-        "XLA_FLAGS": f"{options} --xla_force_host_platform_device_count=1",
-        "PYTHONPATH": f"{ROOT / 'configs'}:{ROOT}",
-        "PYTHONWARNINGS": ",".join(
-            [
-                "error",
-                "ignore:the load_module:DeprecationWarning",
-                "ignore:Error reading persistent compilation cache entry:UserWarning",
-            ]
-        ),
-    }
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, *arguments], cwd=cwd, env=environment, text=True, **pipes)
-
-
-def finish(process, status=0):
-    """Waits for the end; returns what the program printed."""
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == status, err
-    return out, err
+# Compiled as the tests themselves are, where nothing else is asked for.
+start = functools.partial(processes.start, optimized=False)
+finish = functools.partial(processes.finish, timeout=300)
 
 
 def wait_for(workdir, epochs, process):
@@ -98,16 +72,11 @@ def test_stopped_and_started_again_is_bit_identical(unbroken, tmp_path):
 
 
 def test_two_processes_end_as_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
     one, two = tmp_path / "one", tmp_path / "two"
     # On as many devices: a sum over devices is rounded as their number has it.
     run(tiny.tree(), one, jax.devices()[:2])
-    processes = [
-        start(two, coordinator, "--num_processes=2", f"--process_id={index}") for index in range(2)
-    ]
-    outputs = [finish(process)[0] for process in processes]
+    pair = processes.start_pair(two, optimized=False)
+    outputs = [finish(process)[0] for process in pair]
     assert "2 device(s)" in outputs[0]
     # The second process leaves the talking to the first; the collectives announce themselves.
     assert all(line.startswith("[Gloo]") for line in outputs[1].splitlines())

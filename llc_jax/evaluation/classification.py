@@ -106,12 +106,12 @@ def _sum_figures(
         figures |= _logit_figures("class_logits", output.class_logits, labels)
         predictions = jnp.argmax(output.class_logits, axis=1)
     if output.code_logits is not None and class_codes is not None:
-        figures |= _code_figures(output.code_logits, labels, class_codes)
-        predictions = hamming.nearest(packing.pack(output.code_logits), class_codes).index
+        of_codes, predictions = _code_figures(output.code_logits, labels, class_codes)
+        figures |= of_codes
         for bits in prefixes:
             signs = packing.unpack(class_codes, output.code_logits.shape[1])
             class_prefixes = packing.pack(signs[:, :bits])
-            of_prefix = _code_figures(output.code_logits[:, :bits], labels, class_prefixes)
+            of_prefix, _ = _code_figures(output.code_logits[:, :bits], labels, class_prefixes)
             figures |= {f"prefix_{bits}/{name}": values for name, values in of_prefix.items()}
     sums = {
         name: jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0))
@@ -131,15 +131,18 @@ def _logit_figures(name: str, logits: jax.Array, labels: jax.Array) -> dict[str,
 
 def _code_figures(
     code_logits: jax.Array, labels: jax.Array, class_codes: jax.Array
-) -> dict[str, jax.Array]:
-    """Returns the figures of each example by its code logits, [B]; see `Classification.run`."""
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Returns the figures of each example by its code logits, [B]; see `Classification.run`.
+
+    And the first of the classes that are nearest, int32[B].
+    """
     num_bits = code_logits.shape[1]
     codes = packing.pack(code_logits)
     nearest = hamming.nearest(codes, class_codes)
     distance = hamming.distance(codes, class_codes[labels])
     exact = distance == 0
     class_logits = code_logits @ packing.unpack(class_codes, num_bits).astype(jnp.float32).T
-    return {
+    figures = {
         "ed_official": exact,
         "ed": exact / nearest.ties,
         "mhd": (distance == nearest.distance) / nearest.ties,
@@ -147,3 +150,4 @@ def _code_figures(
         **_logit_figures("soft", class_logits, labels),
         "bits_right": num_bits - distance,
     }
+    return figures, nearest.index

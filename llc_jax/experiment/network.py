@@ -1,12 +1,17 @@
 """The network of a stage, as a config describes it, and its weights from a PyTorch file."""
 
+import pathlib
+
 import jax
 import numpy as np
+from jax.sharding import Sharding
 
 from llc_jax.errors import InputError
 from llc_jax.experiment.config import RunConfig, StageConfig, bits_of
+from llc_jax.mesh import with_sharding
 from llc_jax.models import registry
 from llc_jax.models.network import PureNetwork, Tree
+from llc_jax.training.checkpoint import restore_weights
 from llc_jax.weights import pretrained
 
 
@@ -42,6 +47,11 @@ def check_image_size(config: RunConfig, network: PureNetwork) -> None:
         raise InputError(
             f"{config.model['name']} does not take images of {size} pixels: {error}"
         ) from error
+
+
+def load_weights(checkpoints: pathlib.Path, network: PureNetwork, sharding: Sharding) -> Tree:
+    """Returns a network's `params` and `batch_stats` of the newest checkpoint in a directory."""
+    return restore_weights(checkpoints, with_sharding(abstract_weights(network), sharding))
 
 
 def read_pretrained(config: RunConfig, network: PureNetwork, path: str) -> Tree:

@@ -214,7 +214,6 @@ def _plan_stage(
         directory=StageDirectory(workdir / name),
         mesh=mesh,
         dataset=dataset,
-        batch_size=config.batch_size,
         image_size=input_size(config),
         head=stage.head["name"],
         network=network,

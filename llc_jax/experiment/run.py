@@ -86,7 +86,8 @@ def _run_plan(plan: Plan, log: RunLog, stop_request: StopRequest) -> dict[str, f
         figures = read_results(stage.directory.results_file)
         if not figures:
             later = [other.training for other in plan.stages[number:]]
-            log.expect(sum(training.timetable.num_steps for training in later), stage.batch_size)
+            later_steps = sum(training.timetable.num_steps for training in later)
+            log.expect(later_steps, stage.training.timetable.batch_size)
             figures = run_stage(stage, log, stop_request)
             on_first_process(write_json, stage.directory.results_file, figures)
         results |= figures

@@ -12,12 +12,10 @@ from jax.sharding import Mesh, Sharding
 from llc_jax.codes.codebook import Codebook
 from llc_jax.data import pipeline
 from llc_jax.data.dataset import Dataset
-from llc_jax.experiment.network import abstract_weights
+from llc_jax.experiment.network import load_weights
 from llc_jax.experiment.workdir import StageDirectory
-from llc_jax.mesh import batch_sharding, replicated_sharding, with_sharding
 from llc_jax.models.heads import Output
 from llc_jax.models.network import PureNetwork, Tree
-from llc_jax.training.checkpoint import restore_weights
 from llc_jax.training.loop import Training
 
 
@@ -61,7 +59,6 @@ class Stage:
       directory: where its files are.
       mesh: its devices.
       dataset: its images.
-      batch_size: over all devices and processes.
       image_size: the side of the images that the network sees, in pixels.
       head: the name of its head in `models.heads.HEADS`.
       network: the backbone and the head.
@@ -82,7 +79,6 @@ class Stage:
     directory: StageDirectory
     mesh: Mesh
     dataset: Dataset
-    batch_size: int
     image_size: int
     head: str
     network: PureNetwork
@@ -104,12 +100,12 @@ class Stage:
     @property
     def replicated(self) -> Sharding:
         """The sharding of weights."""
-        return replicated_sharding(self.mesh)
+        return self.training.replicated
 
     @property
     def batched(self) -> Sharding:
         """The sharding of batches."""
-        return batch_sharding(self.mesh)
+        return self.training.batched
 
     @property
     def num_classes(self) -> int:
@@ -124,10 +120,9 @@ class Stage:
 
     def eval_batches(self, images: pipeline.Images) -> Iterator[dict[str, jax.Array]]:
         """Yields every image once, in order, in batches on the devices; the last is padded."""
-        shard = pipeline.ProcessShard.of(self.batched, self.batch_size)
-        return pipeline.on_devices(pipeline.eval_batches(images, shard), self.batched)
+        batches = pipeline.eval_batches(images, self.training.shard)
+        return pipeline.on_devices(batches, self.batched)
 
     def trained_weights(self) -> Tree:
         """Returns the `params` and `batch_stats` of its newest checkpoint."""
-        shapes = with_sharding(abstract_weights(self.network), self.replicated)
-        return restore_weights(self.directory.checkpoints, shapes)
+        return load_weights(self.directory.checkpoints, self.network, self.replicated)

@@ -37,15 +37,15 @@ def join(
       InputError: if the arguments do not fit each other, or those of other processes, or if
         a process does not come in time.
     """
-    given = {"--num_processes": num_processes, "--process_id": process_id}
+    flags = {"--num_processes": num_processes, "--process_id": process_id}
     if coordinator is None:
-        if given := [name for name, value in given.items() if value is not None]:
+        if named := [name for name, value in flags.items() if value is not None]:
             raise InputError(
-                f"{given[0]} needs --coordinator: the HOST:PORT of process 0, or auto."
+                f"{named[0]} needs --coordinator: the HOST:PORT of process 0, or auto."
             )
         return None
     if coordinator != "auto":
-        if missing := [name for name, value in given.items() if value is None]:
+        if missing := [name for name, value in flags.items() if value is None]:
             raise InputError(
                 f"--coordinator={coordinator} needs {' and '.join(missing)}; only "
                 "--coordinator=auto finds them by itself."
