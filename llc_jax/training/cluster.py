@@ -10,6 +10,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from llc_jax.errors import InputError
+from llc_jax.training.lifelines import Lifelines, relay
 from llc_jax.training.roll_call import call_roll
 
 # The keys in JAX's coordination service.
@@ -20,7 +21,11 @@ _SIGNS_OF_LOSS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "G
 
 
 def join(
-    coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    timeout: int,
+    on_loss: Callable[[str], None],
 ) -> "Cluster | None":
     """Connects the processes of a run.
 
@@ -29,6 +34,7 @@ def join(
       num_processes: how many there are, None if the cluster knows.
       process_id: which of them this one is, None if the cluster knows.
       timeout: seconds to wait for the others.
+      on_loss: called from another thread, with a message, where a process is lost.
 
     Returns:
       The cluster, or None for a single process.
@@ -37,6 +43,7 @@ def join(
       InputError: if the arguments do not fit each other, or those of other processes, or if
         a process does not come in time.
     """
+    address, lifelines = None, Lifelines({})
     flags = {"--num_processes": num_processes, "--process_id": process_id}
     if coordinator is None:
         if named := [name for name, value in flags.items() if value is not None]:
@@ -50,11 +57,12 @@ def join(
                 f"--coordinator={coordinator} needs {' and '.join(missing)}; only "
                 "--coordinator=auto finds them by itself."
             )
-        call_roll(coordinator, num_processes, process_id, timeout)
+        lifelines = Lifelines(call_roll(coordinator, num_processes, process_id, timeout))
+        lifelines.watch(lambda process: on_loss(_lost(f"Process {process}")))
+        address = relay(coordinator) if process_id else coordinator
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Its handler would take SIGTERM; it knows of neither SIGINT nor what is not training.
     jax.config.update("jax_enable_preemption_service", False)
-    address = None if coordinator == "auto" else coordinator
     try:
         jax.distributed.initialize(
             address, num_processes, process_id, initialization_timeout=timeout
@@ -63,13 +71,20 @@ def join(
         raise InputError(
             f"--coordinator={coordinator}: the processes cannot be connected ({_reason(error)})."
         ) from error
-    return Cluster() if multihost_utils.distributed.global_state.num_processes > 1 else None
+    state = multihost_utils.distributed.global_state
+    return Cluster(lifelines, on_loss) if state.num_processes > 1 else None
 
 
 class Cluster:
-    """The processes of a run, as JAX's coordination service connects them."""
+    """The processes of a run, as JAX's coordination service connects them.
 
-    def __init__(self):
+    Args:
+      lifelines: to the other processes.
+      on_loss: called with a message where JAX finds that a process is lost.
+    """
+
+    def __init__(self, lifelines: Lifelines, on_loss: Callable[[str], None]):
+        self._lifelines, self._on_loss = lifelines, on_loss
         # JAX has no public name for the client of its coordination service.
         state = multihost_utils.distributed.global_state
         self._client, self._index = state.client, state.process_id
@@ -83,11 +98,16 @@ class Cluster:
         """Tells all processes that this one ends with an error and that exit status."""
         self._announce({"status": status, "failure": f"Process {self._index}: {message}"})
 
+    def announce_loss(self, message: str) -> None:
+        """Tells the processes that are left, where this one alone may know of a loss."""
+        if self._index == 0:
+            self.announce_failure(1, message)
+            time.sleep(1.0)  # It takes the coordination service with it.
+
     def listen(
         self,
         on_signal: Callable[[int], None],
         on_failure: Callable[[int, str], None],
-        on_loss: Callable[[str], None],
     ) -> None:
         """Waits for what is announced, in a thread of its own, and hands it on.
 
@@ -95,7 +115,6 @@ class Cluster:
           on_signal: called with the number of a signal to any process.
           on_failure: called with an exit status and a message where a process ends with an
             error.
-          on_loss: called with a message where a process is lost.
         """
 
         def wait() -> None:
@@ -106,7 +125,7 @@ class Cluster:
                 elif "failure" in notice:
                     on_failure(notice["status"], notice["failure"])
             except jax.errors.JaxRuntimeError as error:
-                on_loss(_lost(error))
+                self._on_loss(_lost("Another process", error))
 
         self._listener = threading.Thread(target=wait, name="notices", daemon=True)
         self._listener.start()
@@ -115,7 +134,7 @@ class Cluster:
         """Says that a process is lost, if that is why JAX raised an error; None otherwise."""
         raised_by_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
         is_loss = raised_by_jax and any(word in str(error) for word in _SIGNS_OF_LOSS)
-        return _lost(error) if is_loss else None
+        return _lost("Another process", error) if is_loss else None
 
     def latest(self, events: int) -> int:
         """Returns the greatest number of events that any process has counted."""
@@ -136,6 +155,7 @@ class Cluster:
             if self._index == 0:
                 time.sleep(1.0)  # Without this process the others could not tell why they end.
             return False
+        self._lifelines.say_goodbye()
         return True
 
     def stop_listening(self) -> None:
@@ -163,10 +183,11 @@ class Cluster:
                     raise
 
 
-def _lost(error: Exception) -> str:
+def _lost(process: str, error: Exception | None = None) -> str:
+    reason = f" ({_reason(error)})" if error else ""
     return (
-        f"Another process of the run has ended, or cannot be reached ({_reason(error)}). Start "
-        "all again: the same commands continue from the last checkpoint."
+        f"{process} of the run has ended, or cannot be reached{reason}. Start all again: the "
+        "same commands continue from the last checkpoint."
     )
 
 

@@ -6,6 +6,7 @@ It imports nothing heavy, so that signals are caught while the rest is imported.
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from typing import NoReturn
@@ -30,24 +31,25 @@ class Process:
     def __init__(self):
         self.stop_request = StopRequest(self._leave)
         self._cluster = None
+        # Whichever thread ends the process has it; and the exit status that it has chosen.
+        self._last_word, self._status = threading.Lock(), 1
         catch_for_good(self._receive)
 
     def join(self, *arguments: str | int | None) -> None:
         """Joins the other processes; the arguments are those of `cluster.join`."""
         from llc_jax.training import cluster
 
-        self._cluster = cluster.join(*arguments)
+        self._cluster = cluster.join(*arguments, on_loss=self._follow_loss)
         if self._cluster is not None:
             self.stop_request.join(self._cluster)
             self._cluster.listen(
-                on_signal=self.stop_request.follow,
-                on_failure=self._follow_failure,
-                on_loss=self._follow_loss,
+                on_signal=self.stop_request.follow, on_failure=self._follow_failure
             )
 
     def finish(self) -> None:
         """Leaves the other processes when the run is finished in all; nothing stops it now."""
         ignore_for_good()
+        self._take_last_word(0)
         if self._cluster is not None:
             if not self._cluster.part(_PATIENCE):
                 _exit(0)
@@ -56,6 +58,7 @@ class Process:
     def end(self, status: int, message: str, patience: float = _PATIENCE) -> NoReturn:
         """Ends the process, from any thread, together with others that come in time."""
         self.stop_request.hold()
+        self._take_last_word(status)
         _say(message)
         if self._cluster is not None:
             self._cluster.part(patience)
@@ -71,6 +74,7 @@ class Process:
         """Fails because of an error that is a bug, or the loss of another process."""
         if self._cluster is None:
             raise error
+        time.sleep(1.0)  # Where it comes of the loss of a process, a lifeline tells which.
         if message := self._cluster.loss(error):
             self.fail(1, message)
         traceback.print_exception(error)
@@ -90,8 +94,16 @@ class Process:
         self.end(status, f"error: {message}", _PATIENCE_AFTER_ERROR)
 
     def _follow_loss(self, message: str) -> NoReturn:
-        _say(f"error: {message}")
-        _exit(1)
+        if self._last_word.acquire(blocking=False):
+            _say(f"error: {message}")
+            if self._cluster is not None:
+                self._cluster.announce_loss(message)
+        _exit(self._status)
+
+    def _take_last_word(self, status: int) -> None:
+        """Waits for ever where another thread has it, and ends the process."""
+        self._last_word.acquire()
+        self._status = status
 
 
 def _say(message: str) -> None:

@@ -18,7 +18,9 @@ _PAUSE = 0.2  # Seconds between attempts to reach process 0.
 _LINE_BYTES = 4096  # More than any message has.
 
 
-def call_roll(address: str, num_processes: int, process_id: int, timeout: float) -> None:
+def call_roll(
+    address: str, num_processes: int, process_id: int, timeout: float
+) -> dict[int, socket.socket]:
     """Waits until all processes are there and agree.
 
     Args:
@@ -26,6 +28,10 @@ def call_roll(address: str, num_processes: int, process_id: int, timeout: float)
       num_processes: of the run.
       process_id: of this process.
       timeout: seconds to wait for the others.
+
+    Returns:
+      The connections on which they have spoken, which are open: those of process 0 to all
+      others, by their ids, and that of another to process 0.
 
     Raises:
       InputError: if a process does not come in time, was told another number of processes,
@@ -42,43 +48,44 @@ def call_roll(address: str, num_processes: int, process_id: int, timeout: float)
             f"choose 0 to {num_processes - 1}."
         )
     if num_processes == 1:
-        return
+        return {}
     if process_id == 0:
-        _answer(int(port), num_processes, timeout)
-    else:
-        report = {"process_id": process_id, "num_processes": num_processes}
-        _report(host.strip("[]"), int(port), report, timeout)
+        return _answer(int(port), num_processes, timeout)
+    report = {"process_id": process_id, "num_processes": num_processes}
+    return {0: _report(host.strip("[]"), int(port), report, timeout)}
 
 
-def _answer(port: int, num_processes: int, timeout: float) -> None:
+def _answer(port: int, num_processes: int, timeout: float) -> dict[int, socket.socket]:
     """Hears the reports of the other processes, and tells them whether the run begins."""
     deadline = time.monotonic() + timeout
     present: dict[int, socket.socket] = {}
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(_listen(port))
+    # The port is free for JAX as soon as nothing listens there.
+    with _listen(port) as server, contextlib.ExitStack() as stack:
         refusal = None
         while refusal is None and len(present) < num_processes - 1:
             server.settimeout(max(0.01, deadline - time.monotonic()))
             try:
-                caller = stack.enter_context(server.accept()[0])
+                caller, _ = server.accept()
             except TimeoutError:
                 refusal = _absence(range(1, num_processes), present, num_processes, timeout)
                 break
             report = _receive(caller, timeout=5.0)
             if report is None:
+                caller.close()
                 continue
+            stack.enter_context(caller)
             refusal = _disagreement(report, present, num_processes)
             # A caller who is refused hears why, too.
             present[-1 if refusal else report["process_id"]] = caller
         for caller in present.values():
             _send(caller, {"refusal": refusal})
-            # They close first, so that the port is free for JAX at once.
-            _receive(caller, timeout=5.0)
-    if refusal:
-        raise InputError(refusal)
+        if refusal:
+            raise InputError(refusal)
+        stack.pop_all()
+        return present
 
 
-def _report(host: str, port: int, report: dict[str, int], timeout: float) -> None:
+def _report(host: str, port: int, report: dict[str, int], timeout: float) -> socket.socket:
     """Calls process 0, and hears whether the run begins."""
     deadline = time.monotonic() + timeout
     while True:
@@ -93,17 +100,20 @@ def _report(host: str, port: int, report: dict[str, int], timeout: float) -> Non
                     "--initialization_timeout."
                 ) from error
             time.sleep(_PAUSE)
-    with caller:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(caller)
         _send(caller, report)
         # Process 0 may have come later than this process, and waits as long.
         answer = _receive(caller, timeout=timeout + 10.0)
-    if answer is None:
-        raise InputError(
-            f"What listens at --coordinator={host}:{port} is not process 0 of this run, or has "
-            "ended: choose a free port, and start all processes again."
-        )
-    if answer["refusal"]:
-        raise InputError(answer["refusal"])
+        if answer is None:
+            raise InputError(
+                f"What listens at --coordinator={host}:{port} is not process 0 of this run, or "
+                "has ended: choose a free port, and start all processes again."
+            )
+        if answer["refusal"]:
+            raise InputError(answer["refusal"])
+        stack.pop_all()
+    return caller
 
 
 def _listen(port: int) -> socket.socket:

@@ -22,10 +22,16 @@ def call(address, *processes, timeout=2.0):
         return list(pool.map(heard, processes))
 
 
-def test_all_come_and_the_port_is_free_again():
+def test_all_come_and_are_connected_and_the_port_is_free_again():
     address = free_address()
     for _ in range(2):
-        assert call(address, (3, 2), (3, 0), (3, 1)) == [None] * 3
+        heard = call(address, (3, 2), (3, 0), (3, 1))
+        assert [sorted(connections) for connections in heard] == [[0], [1, 2], [0]]
+        for connection in (heard[0][0], heard[2][0]):
+            assert connection.getpeername()[1] == int(address.rpartition(":")[2])
+        for connections in heard:
+            for connection in connections.values():
+                connection.close()
     with socket.create_server(("", int(address.rpartition(":")[2]))):
         pass
 
