@@ -1,8 +1,11 @@
 """What a run of the tiny config has left in its workdir."""
 
+import struct
+
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from tensorboardX.proto.event_pb2 import Event
 
 from llc_jax.training import logging
 
@@ -33,3 +36,48 @@ def assert_same_weights(workdir, other, stages=STAGES, **tolerance):
         assert mine.keys() == theirs.keys()
         for key, value in mine.items():
             np.testing.assert_allclose(value, theirs[key], err_msg=key, **tolerance)
+
+
+def read_events(workdir, stage):
+    """Returns the whole events on the disk, each (tag, step, value) or (None, first step)."""
+    found = []
+    for path in sorted((workdir / "tensorboard" / stage).iterdir()):
+        data = path.read_bytes()
+        while len(data) >= 12:  # A record is its length, a checksum of it, itself, and a checksum.
+            (size,) = struct.unpack("<Q", data[:8])
+            if len(data) < 16 + size:
+                break
+            event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            found += [(None, event.step)] if event.HasField("session_log") else []
+    return found
+
+
+def read_scalars(workdir, stage):
+    """Returns what TensorBoard shows of a stage: step -> tag -> value.
+
+    Where a session starts, it forgets what earlier files have of that step and later ones.
+    """
+    shown = {}
+    for tag, step, *value in read_events(workdir, stage):
+        if tag is None:
+            shown = {other: scalars for other, scalars in shown.items() if other < step}
+        else:
+            scalars = shown.setdefault(step, {})
+            assert tag not in scalars, f"{tag} of step {step} is there twice"
+            scalars[tag] = value[0]
+    return shown
+
+
+def assert_tensorboard_is_complete(workdir):
+    """Checks that TensorBoard shows what `metrics.jsonl` has, of every stage and epoch."""
+    found = logging.read_metrics(workdir)
+    for stage in {record["stage"] for record in found}:
+        epochs = (dict(record) for record in found if record["stage"] == stage)
+        expected = {record.pop("step"): record for record in epochs}
+        for record in expected.values():
+            record.pop("stage")
+        shown = read_scalars(workdir, stage)
+        assert shown.keys() == expected.keys()
+        for step, scalars in shown.items():
+            assert scalars == {k: np.float32(v) for k, v in expected[step].items()}

@@ -1,35 +1,22 @@
 import io
 import json
 import shutil
-import struct
 
+import numpy as np
 import pytest
 import rich.console
-from tensorboardX.proto.event_pb2 import Event
 
 from llc_jax.files import WriteFailed
 from llc_jax.training import logging
 from llc_jax.training.console import TimeLeft
 from llc_jax.training.logging import RunLog, read_metrics
+from tests.workdirs import read_events, read_scalars
 
 
 def write_some(workdir, steps, first_step=0, stage="codebook"):
     with RunLog(workdir).stage(stage, first_step, 100) as log:
         for step in steps:
             log.write(step, {"epoch": step // 10, "loss": 1 / step})
-
-
-def read_events(workdir, stage="codebook"):
-    """Returns the events that are on the disk, each (tag, step, value) or (None, first step)."""
-    found = []
-    for path in sorted((workdir / "tensorboard" / stage).iterdir()):
-        data = path.read_bytes()
-        while data:  # A record is its length, a checksum of it, itself, and a checksum.
-            (size,) = struct.unpack("<Q", data[:8])
-            event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-            found += [(None, event.step)] if event.HasField("session_log") else []
-    return found
 
 
 def test_records_are_lines_of_json_and_events(tmp_path, capsys):
@@ -113,9 +100,19 @@ def test_what_is_logged_is_on_the_disk_at_once(tmp_path):
         log = RunLog(tmp_path).stage("codebook", first_step, 100)
         log.__enter__().write(first_step + 10, {"epoch": first_step // 10, "loss": 0.5})
         assert len(read_metrics(tmp_path)) == first_step // 10 + 1
-        assert (None, first_step + 1) in read_events(tmp_path)
-        assert ("loss", first_step + 10, 0.5) in read_events(tmp_path)
-    assert ("loss", 10, 0.5) in read_events(tmp_path)
+        assert (None, first_step + 1) in read_events(tmp_path, "codebook")
+        assert ("loss", first_step + 10, 0.5) in read_events(tmp_path, "codebook")
+    assert ("loss", 10, 0.5) in read_events(tmp_path, "codebook")
+
+
+def test_tensorboard_shows_each_epoch_once_after_kills(tmp_path):
+    write_some(tmp_path, [10, 20, 30])
+    write_some(tmp_path, [20, 30], first_step=15)
+    (path, _) = sorted((tmp_path / "tensorboard" / "codebook").iterdir())
+    path.write_bytes(path.read_bytes()[:-5])  # A record that was cut off.
+    assert read_scalars(tmp_path, "codebook") == {
+        step: {"epoch": step // 10, "loss": np.float32(1 / step)} for step in (10, 20, 30)
+    }
 
 
 def test_damaged_lines_are_passed_over_and_said_once(tmp_path, capsys):
