@@ -18,6 +18,7 @@ from llc_jax.experiment.workdir import (
     EVALUATION_CURVES_FILE,
     EVALUATION_FILE,
     check_config,
+    locked_for_evaluation,
     on_first_process,
     read_config,
 )
@@ -33,6 +34,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluates the last stage of a config without training.
 
+    A run may be at work in the workdir: what is evaluated is its newest checkpoint.
+
     Args:
       tree: the config. Where the stage has not been trained in the workdir, its
         `init_from` is a file of weights, and of the codebook if that is "learnt".
@@ -43,7 +46,9 @@ def evaluate(
       The stage's figures by their flat names.
 
     Raises:
-      InputError: if the config, the data, the workdir or the file cannot be used.
+      InputError: if the config, the data, the workdir or the file cannot be used, or another
+        evaluation is at work there.
+      WriteFailed: if the disk is full, or the workdir was removed.
     """
     workdir = pathlib.Path(workdir).absolute()
     config = image_size.complete(parse(tree), workdir)
@@ -53,13 +58,14 @@ def evaluate(
     log.say(*plan.summary)
     make_directory(workdir)
     (stage,) = plan.stages
-    weights = jax.device_put(stage.initial_weights(), stage.replicated)
-    codebook = stage.initial_codebook() if stage.initial_codebook else None
     curves_file, confusions_file = (
         workdir / name for name in (EVALUATION_CURVES_FILE, EVALUATION_CONFUSIONS_FILE)
     )
-    results = measure_stage(stage, weights, codebook, curves_file, confusions_file)
-    on_first_process(write_json, workdir / EVALUATION_FILE, results)
+    with locked_for_evaluation(workdir):
+        weights = jax.device_put(stage.initial_weights(), stage.replicated)
+        codebook = stage.initial_codebook() if stage.initial_codebook else None
+        results = measure_stage(stage, weights, codebook, curves_file, confusions_file)
+        on_first_process(write_json, workdir / EVALUATION_FILE, results)
     show_results(results, config, confusions_file, log)
     return results
 

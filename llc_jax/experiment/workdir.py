@@ -12,6 +12,7 @@ metrics.jsonl             the figures of every epoch, and in tensorboard/ too
 results.json              all figures, once the run is finished
 evaluation.json           the figures of an evaluation without training
 lock                      while a run is at work there: which process, where and since when
+evaluation.lock           the same of an evaluation without training
 evaluation_pr_curve.npz   its curves, where it measured retrieval
 evaluation_confusion.csv  its confusions
 """
@@ -32,7 +33,7 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.experiment.config import RunConfig, StageConfig, as_json, parse
 from llc_jax.experiment.data_record import DATA_FILE, locate
-from llc_jax.files import WriteFailed, read_json, sweep, try_lock
+from llc_jax.files import WriteFailed, read_json, sweep, try_lock, writing
 from llc_jax.mesh import from_first_process
 
 CONFIG_FILE = "config.json"
@@ -40,6 +41,7 @@ CODEBOOK_FILE = "codebook.npz"
 RESULTS_FILE = "results.json"
 EVALUATION_FILE = "evaluation.json"
 LOCK_FILE = "lock"
+EVALUATION_LOCK_FILE = "evaluation.lock"
 EVALUATION_CURVES_FILE = "evaluation_pr_curve.npz"
 EVALUATION_CONFUSIONS_FILE = "evaluation_confusion.csv"
 
@@ -208,12 +210,13 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 
     Raises:
       InputError: if another run is at work there, naming its process, host and start.
-      WriteFailed: if the workdir was removed during the body, whatever that has raised.
+      WriteFailed: if the disk is full; or if the workdir was removed during the body,
+        whatever that has raised.
     """
     with contextlib.ExitStack() as stack:
 
         def enter() -> list[str]:
-            stack.enter_context(_lock(workdir / LOCK_FILE))
+            stack.enter_context(_lock(workdir / LOCK_FILE, "run"))
             for directory in (workdir, *filter(pathlib.Path.is_dir, workdir.iterdir())):
                 sweep(directory)
             return []
@@ -223,13 +226,31 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(path: pathlib.Path) -> Iterator[None]:
-    descriptor = _open_locked(path)
+def locked_for_evaluation(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps a workdir to this evaluation without training; a run may be at work there as well.
+
+    Raises:
+      InputError, WriteFailed: as `locked`.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def enter() -> list[str]:
+            stack.enter_context(_lock(workdir / EVALUATION_LOCK_FILE, "evaluation"))
+            return []
+
+        from_first_process(enter)
+        yield
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path, what: str) -> Iterator[None]:
+    descriptor = _open_locked(path, what)
     try:
         now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
         holder = f"process {os.getpid()} on {socket.gethostname()} since {now}\n"
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, holder.encode())
+        with writing(path):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, holder.encode())
         yield
     finally:
         removed = not _is_at(descriptor, path)
@@ -238,11 +259,11 @@ def _lock(path: pathlib.Path) -> Iterator[None]:
         os.close(descriptor)
         if removed:
             raise WriteFailed(
-                f"{path.parent} was removed while the run was at work there: start it again."
+                f"{path.parent} was removed while the {what} was at work there: start it again."
             )
 
 
-def _open_locked(path: pathlib.Path) -> int:
+def _open_locked(path: pathlib.Path, what: str) -> int:
     """Returns the descriptor of a file, made if missing, that no other process has locked."""
     while True:
         try:
@@ -253,7 +274,7 @@ def _open_locked(path: pathlib.Path) -> int:
             holder = os.read(descriptor, 1000).decode(errors="replace").strip()
             os.close(descriptor)
             raise InputError(
-                f"Another run is at work in {path.parent}: {holder or 'it has just started'}. "
+                f"Another {what} is at work in {path.parent}: {holder or 'it has just started'}. "
                 "Wait until it ends, or choose another --workdir."
             )
         # The holder before may have removed the file after it was opened here.

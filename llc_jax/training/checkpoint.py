@@ -44,6 +44,7 @@ class Checkpoints:
 
     Raises:
       InputError: if all were damaged.
+      WriteFailed: if the directory cannot be made.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2):
@@ -63,7 +64,8 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         logging.getLogger("absl").addFilter(_is_not_raised_too)
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        with writing(self.directory):
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -129,7 +131,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            with self._explaining():  # A save has several files that can fail.
+                self._manager.close()
 
     def wait(self) -> None:
         """Waits until all checkpoints are written; raises as `close` does."""
@@ -168,9 +171,17 @@ def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
     """
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
-    with _open_read_only(directory) as manager:
-        _check_whole(manager.directory / str(_latest_step(manager)))
-        return _restore(manager, args)
+    while True:
+        with _open_read_only(directory) as manager:
+            step = _latest_step(manager)
+            try:
+                _check_whole(manager.directory / str(step))
+                return _restore(manager, args)
+            except (InputError, OSError):
+                manager.reload()
+                if _latest_step(manager) == step:
+                    raise
+        # A run that is at work there has removed it, as there is a newer one.
 
 
 def weight_shapes(directory: str | os.PathLike) -> Tree:

@@ -9,7 +9,7 @@ import pytest
 
 from llc_jax.errors import InputError
 from llc_jax.experiment.run import run
-from llc_jax.files import WriteFailed
+from llc_jax.files import WriteFailed, read_json
 from llc_jax.training import logging
 from tests.test_main import finish, start
 from tests.tiny import tree
@@ -159,3 +159,28 @@ def test_of_two_runs_in_one_workdir_one_is_refused(tmp_path, offset):
     assert records(tmp_path / "run") == records(tmp_path / "alone")
     assert_same_weights(tmp_path / "run", tmp_path / "alone", rtol=0, atol=0)
     assert {record["stage"] for record in records(tmp_path / "run")} == set(STAGES)
+
+
+@pytest.mark.slow
+def test_evaluations_beside_a_run_are_harmless(tmp_path):
+    workdir = tmp_path / "run"
+    longer = ["--config.stages.instance.epochs=150", "--config.checkpoint.keep=1"]
+    process = start(workdir, *longer)
+    while not list(workdir.glob("instance/checkpoints/[0-9]*[0-9]")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    while process.poll() is None:
+        pair = [start(workdir, *longer, "--mode=eval") for _ in range(2)]
+        ends = [(evaluation, *evaluation.communicate(timeout=120)) for evaluation in pair]
+        assert {evaluation.returncode for evaluation, _, _ in ends} <= {0, 2}
+        for evaluation, _, err in ends:
+            if evaluation.returncode == 0:
+                assert err == ""
+                continue
+            assert err.startswith(f"error: Another evaluation is at work in {workdir}: process ")
+            assert err.count("\n") == 1
+        assert read_json(workdir / "evaluation.json")["classification/mhd"] > 0.5
+    finish(process)
+    finish(start(tmp_path / "alone", *longer))
+    assert records(workdir) == records(tmp_path / "alone")
+    assert_same_weights(workdir, tmp_path / "alone", rtol=0, atol=0)

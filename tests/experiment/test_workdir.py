@@ -10,7 +10,12 @@ import pytest
 
 from llc_jax.errors import InputError
 from llc_jax.experiment import workdir as workdirs
-from llc_jax.experiment.workdir import locked, read_config, read_results
+from llc_jax.experiment.workdir import (
+    locked,
+    locked_for_evaluation,
+    read_config,
+    read_results,
+)
 from llc_jax.files import WriteFailed
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -67,6 +72,14 @@ def test_a_lock_that_its_holder_has_just_removed_is_made_again(tmp_path, monkeyp
     with locked(tmp_path):
         assert len(opened) == 2
         assert (tmp_path / "lock").exists()
+
+
+def test_an_evaluation_may_be_at_work_beside_a_run_but_not_beside_another(tmp_path):
+    with locked(tmp_path), locked_for_evaluation(tmp_path):
+        with pytest.raises(InputError, match=f"Another evaluation is at work in {tmp_path}: proc"):
+            with locked_for_evaluation(tmp_path):
+                pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [ValueError, None])

@@ -10,6 +10,7 @@ import pytest
 from llc_jax.errors import InputError
 from llc_jax.files import WriteFailed
 from llc_jax.mesh import make_mesh, replicated_sharding
+from llc_jax.training import checkpoint
 from llc_jax.training.checkpoint import Checkpoints, restore_weights
 
 
@@ -73,6 +74,20 @@ def test_weights_alone(tmp_path):
     restored = restore_weights(tmp_path, abstract(wanted))
     assert restored.keys() == wanted.keys()
     np.testing.assert_array_equal(restored["params"]["w"], np.full((4, 3), 7))
+
+
+def test_weights_that_a_run_at_work_replaces_are_the_newest(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def replace(path):
+        if path.name == "1":
+            save(tmp_path, 2)
+            shutil.rmtree(path)
+
+    monkeypatch.setattr(checkpoint, "_check_whole", replace)
+    weights = {key: state(2)[key] for key in ("params", "batch_stats")}
+    restored = restore_weights(tmp_path, abstract(weights))
+    jax.tree.map(np.testing.assert_array_equal, restored, weights)
 
 
 def test_what_cannot_be_restored_is_named(tmp_path):
