@@ -26,7 +26,14 @@ from llc_jax.data.sources import ArraySource, Source
 from llc_jax.data.splits import Splits, open_source
 from llc_jax.data.stores import IMAGE_SUFFIXES
 from llc_jax.errors import InputError
-from llc_jax.files import check_space, exclusive_lock, make_directory, volume
+from llc_jax.files import (
+    WriteFailed,
+    check_space,
+    exclusive_lock,
+    make_directory,
+    volume,
+    write_failed,
+)
 from llc_jax.prepare.progress import Progress, Report, duration, print_line
 from llc_jax.prepare.tfds_datasets import check_imagenet
 
@@ -75,8 +82,9 @@ def resize_copy(
       report: receives lines to print.
 
     Raises:
-      InputError: if the data cannot be read, the disk has no space, an image is damaged, or
-        `out` is another file.
+      InputError: if the data cannot be read, the disk has too little space, an image is
+        damaged, or `out` is another file.
+      WriteFailed: if the copy cannot be written.
     """
     _check_options(out, short_side, quality)
     images = _list_images(_open_splits(source, report))
@@ -101,9 +109,8 @@ def resize_copy(
             _append(file, remaining, resize, Progress(len(remaining), "images", report))
             os.replace(partial, out)
     except OSError as error:
-        raise InputError(
-            f"Cannot write {partial}: {error.strerror}; the same command continues it."
-        ) from error
+        failed = write_failed(partial, error.errno)
+        raise WriteFailed(f"{failed} The same command continues it.") from error
     report(f"Written: {out}, {volume(out.stat().st_size)}.")
 
 

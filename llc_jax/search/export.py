@@ -82,8 +82,9 @@ def write(table: CodeTable, to: str, path: str | os.PathLike) -> None:
       path: the file; for pgvector the `.sql` file, with the data in a `.tsv` beside it.
 
     Raises:
-      InputError: if the format is unknown, the file has another suffix or cannot be written,
-        or a package is missing.
+      InputError: if the format is unknown, the file has another suffix, or a package is
+        missing.
+      WriteFailed: if the file cannot be written.
     """
     if to not in FORMATS:
         raise InputError(f"There is no form {to!r}: choose one of {', '.join(FORMATS)}.")
@@ -91,10 +92,7 @@ def write(table: CodeTable, to: str, path: str | os.PathLike) -> None:
     path = pathlib.Path(path)
     if path.suffix != suffix:
         raise InputError(f"Codes for {to} are a {suffix} file, not {path}.")
-    try:
-        writer(table, path)
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
+    writer(table, path)
 
 
 def _write_npy(table: CodeTable, path: pathlib.Path) -> None:

@@ -181,7 +181,7 @@ class HammingIndex:
         """Writes the index to a file; the same items give the same bytes.
 
         Raises:
-          InputError: if the file cannot be written.
+          WriteFailed: if the file cannot be written.
         """
         columns, ids = self._merged_items()
         content = index_file.Content(self.num_bits, self._next_id, columns, ids)

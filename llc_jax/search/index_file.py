@@ -52,17 +52,14 @@ def write(path: str | os.PathLike, content: Content) -> None:
     """Writes an index; the same content gives the same bytes.
 
     Raises:
-      InputError: if the file cannot be written.
+      WriteFailed: if the file cannot be written.
     """
     digest = hashlib.sha256()
-    try:
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            for section in _sections(content):
-                file.write(section)
-                digest.update(section)
-            file.write(digest.digest())
-    except OSError as error:
-        raise InputError(f"Cannot write the index {path}: {error.strerror}.") from error
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        for section in _sections(content):
+            file.write(section)
+            digest.update(section)
+        file.write(digest.digest())
 
 
 def read(path: str | os.PathLike, verify: bool) -> Content:

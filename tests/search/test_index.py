@@ -11,6 +11,7 @@ import pytest
 import llc_jax
 from llc_jax.codes import packing
 from llc_jax.errors import InputError
+from llc_jax.files import WriteFailed
 from llc_jax.search import buckets, index_file, scan, sharded
 
 BITS = [1, 7, 10, 16, 20, 24, 25, 31, 32, 33, 48, 64, 100, 130]
@@ -392,7 +393,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="has version 2.*use a newer one"):
         llc_jax.HammingIndex.load(path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="Cannot write the index"):
+    with pytest.raises(WriteFailed, match=r"Cannot write .*some.index \(File exists\)"):
         llc_jax.HammingIndex(20).save(tmp_path / "file" / "some.index")
 
 

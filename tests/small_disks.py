@@ -1,0 +1,35 @@
+"""Disks of a few megabytes that tests may fill."""
+
+import contextlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@contextlib.contextmanager
+def small_disk(directory, megabytes=8):
+    """Mounts an empty file system of that size at a directory, or skips the test."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("a file system can be mounted only by root, and on Linux")
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(directory)]
+    mounting = subprocess.run(mount, capture_output=True, text=True)
+    if mounting.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounting.stderr.strip()}")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+def fill(disk):
+    """Leaves no room on a disk; returns the file that takes it."""
+    path = disk / "filler"
+    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
+    return path
