@@ -98,6 +98,8 @@ class Process:
             _say(f"error: {message}")
             if self._cluster is not None:
                 self._cluster.announce_loss(message)
+        else:
+            time.sleep(0.5)  # The thread that ends the process may still be speaking.
         _exit(self._status)
 
     def _take_last_word(self, status: int) -> None:
