@@ -43,7 +43,7 @@ def join(
       InputError: if the arguments do not fit each other, or those of other processes, or if
         a process does not come in time.
     """
-    address, lifelines = None, Lifelines({})
+    address, lifelines, options = None, Lifelines({}), {}
     flags = {"--num_processes": num_processes, "--process_id": process_id}
     if coordinator is None:
         if named := [name for name, value in flags.items() if value is not None]:
@@ -60,12 +60,14 @@ def join(
         lifelines = Lifelines(call_roll(coordinator, num_processes, process_id, timeout))
         lifelines.watch(lambda process: on_loss(_lost(f"Process {process}")))
         address = relay(coordinator) if process_id else coordinator
+        # JAX ends all processes of a machine that has slept; lifelines tell sleep from death.
+        options = {"heartbeat_timeout_seconds": _LISTENING_SECONDS}
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Its handler would take SIGTERM; it knows of neither SIGINT nor what is not training.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            address, num_processes, process_id, initialization_timeout=timeout
+            address, num_processes, process_id, initialization_timeout=timeout, **options
         )
     except (ValueError, RuntimeError) as error:
         raise InputError(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 _GOODBYE = b"."
 # A machine that has vanished closes nothing: after so many seconds of silence it is asked, so
 # often and so many times, whether it is there.
-_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+_KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
 
 
 class Lifelines:
