@@ -2,7 +2,7 @@
 
 Small images keep their size and are decoded once; a network without the strides of an
 ImageNet stem is trained on them. Large images are cropped as they are read, for a network of
-224 pixels.
+224 pixels, or shrunk for a network of small images that is named.
 """
 
 import dataclasses
@@ -16,15 +16,16 @@ from llc_jax.experiment.workdir import CONFIG_FILE, read_config
 
 AUTO = "auto"
 
-# The longest side, in pixels, of images that are small, and the side of those that are not.
-SMALL, LARGE = 64, 224
+# The longest side, in pixels, of images that are small.
+SMALL = 64
 
 
 def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
     """Returns a config with a value wherever it leaves the choice to the size of the images.
 
-    Their size is `config.data.image_size` or that of the named backbone, or is found by looking
-    at some of them. A run that continues keeps the size that it began with.
+    Their size is `config.data.image_size`. Where that is None, and the backbone is "auto" or one
+    for small images, some of the images are looked at: the size of small ones is kept. A run
+    that continues keeps the size that it began with.
 
     Args:
       config: whose `model.name` may be "auto", and whose `model.dtype`, `data.in_memory`,
@@ -34,13 +35,14 @@ def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
     Raises:
       InputError: if the images have to be looked at, and cannot be.
     """
-    side = _side(config, workdir)
-    small = side <= SMALL
-    model, data = dict(config.model), config.data
+    image_size = _image_size(config, workdir)
+    model, data = dict(config.model), dataclasses.replace(config.data, image_size=image_size)
     if model.get("name") == AUTO:
+        small = image_size is not None and image_size <= SMALL
         model["name"] = "resnet20_small" if small else "resnet18"
-        # The size of large images stays that of the backbone.
-        data = dataclasses.replace(data, image_size=side if small else data.image_size)
+    config = dataclasses.replace(config, model=model, data=data)
+    side = input_size(config)
+    small = side <= SMALL
     if "dtype" in model and model["dtype"] is None:
         model["dtype"] = "float32" if small else "bfloat16"
     in_memory = small if data.in_memory is None else data.in_memory
@@ -54,14 +56,15 @@ def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
     return dataclasses.replace(config, model=model, data=data)
 
 
-def _side(config: RunConfig, workdir: pathlib.Path) -> int:
-    """Returns the side of the network's images, in pixels."""
-    if config.data.image_size is not None or config.model.get("name") != AUTO:
-        return input_size(config)
+def _image_size(config: RunConfig, workdir: pathlib.Path) -> int | None:
+    """Returns `data.image_size`, with that of small images; None is what the backbone has."""
+    takes_small = config.model.get("name") == AUTO or input_size(config) <= SMALL
+    if config.data.image_size is not None or not takes_small:
+        return config.data.image_size
     if (workdir / CONFIG_FILE).exists():
-        return input_size(read_config(workdir))
+        return read_config(workdir).data.image_size
     side = typical_side(config.data.source)
-    return side if side <= SMALL else LARGE
+    return side if side <= SMALL else None
 
 
 def _complete_augmentation(augment: dict[str, Any], side: int, in_memory: bool) -> dict[str, Any]:

@@ -47,6 +47,13 @@ def test_small_images_keep_their_size(tmp_path):
     assert {image.tobytes() for image in (*data.train.images, *data.evaluation.images)} == pixels
 
 
+@pytest.mark.parametrize("name", ["resnet8_small", "resnet18_small"])
+def test_a_named_network_of_small_images_keeps_their_size(name, tmp_path):
+    config = complete(write(tmp_path / "data", [(28, 28)] * 4), tmp_path, model__name=name)
+    assert (config.model["name"], config.data.image_size) == (name, 28)
+    assert config.data.augment == {"pad": 3, "flip": True}
+
+
 def test_large_images_are_cropped_to_224(tmp_path):
     config = complete(write(tmp_path / "data", [(300, 400)] * 4, ".jpg"), tmp_path)
     assert (config.model["name"], config.model["dtype"]) == ("resnet18", "bfloat16")
@@ -104,6 +111,14 @@ def test_a_run_that_continues_keeps_its_size(tmp_path):
     write(tmp_path / "data", [(40, 40)] * 4)
     assert complete(tmp_path / "data", tmp_path) == before
     assert complete(tmp_path / "data", tmp_path / "other").data.image_size == 40
+
+
+def test_a_run_that_was_begun_with_the_size_of_its_network_keeps_it(tmp_path):
+    data = write(tmp_path / "data", [(28, 28)] * 4)
+    config = complete(data, tmp_path, model__name="resnet8_small", data__image_size=32)
+    before = dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=None))
+    write_json(tmp_path / "config.json", as_json(before))
+    assert complete(data, tmp_path, model__name="resnet8_small") == before
 
 
 def test_damaged_images_are_passed_over(tmp_path):
