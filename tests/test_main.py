@@ -54,7 +54,7 @@ def test_stopped_and_started_again_is_bit_identical(unbroken, tmp_path):
     process.terminate()
     _, err = finish(process, status=128 + signal.SIGTERM)
     assert "Traceback" not in err
-    assert "and saved: the same command continues from there" in err
+    assert "and saved:\nthe same command continues from there" in err
     # In phase 1 and in phase 2, at moments that differ from run to run.
     for epochs in (3, 5):
         process = start(tmp_path, optimized=True)

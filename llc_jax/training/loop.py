@@ -226,7 +226,7 @@ def _take_steps(
         if stop and step < timetable.num_steps:
             raise Stopped(
                 f"Stopped in stage {training.name} after step {step} of {timetable.num_steps}, "
-                "and saved: the same command continues from there.",
+                "and saved:\nthe same command continues from there.",
                 stop_request.signal,
             )
     checkpoints.wait()
