@@ -10,7 +10,7 @@ from llc_jax.experiment.stage import Stage
 from llc_jax.experiment.workdir import on_first_process
 from llc_jax.files import write_arrays
 from llc_jax.report.classes import classes_table, read_confusions, write_confusions
-from llc_jax.report.table import advice, results_tables
+from llc_jax.report.table import remarks, results_tables
 from llc_jax.training.logging import RunLog
 from llc_jax.training.state import State
 
@@ -34,11 +34,11 @@ def measure_stage(
 def show_results(
     results: Mapping[str, float], config: RunConfig, confusions_file: pathlib.Path, log: RunLog
 ) -> None:
-    """Prints the tables of the results and of the classes, and advice where there is some."""
+    """Prints the tables of the results and of the classes, and remarks where there are some."""
     coded = (name for name, stage in config.stages.items() if stage.head["name"] == "code")
     for table in results_tables(results, tuple(config.stages), next(coded, "")):
         log.show(table)
     if confusions_file.exists():
         source = "/".join(confusions_file.parts[-2:])
         log.show(classes_table(read_confusions(confusions_file), source))
-    log.say(*advice(results))
+    log.say(*remarks(results))

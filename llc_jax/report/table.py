@@ -57,8 +57,19 @@ def results_tables(
     return tables
 
 
-def advice(results: Mapping[str, float]) -> list[str]:
-    """Returns what the figures of `results.json` advise to do, in lines; often there are none."""
+def remarks(results: Mapping[str, float]) -> list[str]:
+    """Returns what there is to say of the figures of `results.json`, in lines; often nothing."""
+    return [*_damage(results), *_advice(results)]
+
+
+def _damage(results: Mapping[str, float]) -> list[str]:
+    train, evaluation = (results.get(f"data/damaged_{name}", 0) for name in ("train", "evaluation"))
+    if not train and not evaluation:
+        return []
+    return [f"damaged images, skipped: {train} in training, {evaluation} in the evaluation"]
+
+
+def _advice(results: Mapping[str, float]) -> list[str]:
     ed, mhd = (results.get(f"classification/{name}") for name in ("ed", "mhd"))
     if ed is None or mhd - ed < _FAR_BELOW:
         return []
@@ -157,11 +168,12 @@ def _ranking_title(ranking: str, stage: str) -> str:
     way = _WAYS[parts.pop() if parts and parts[-1] in _WAYS else ""]
     if stage == "linear":
         way = way.replace("logits", "features")
-    scopes = (
-        "unseen classes" if part == "unseen" else f"first {part.removeprefix('prefix_')} bits"
-        for part in parts
-    )
-    return ", ".join((*scopes, way))
+    for part in parts:
+        if part == "unseen":
+            way = f"unseen classes, {way}"
+        else:
+            way = way.replace("bits", f"first {part.removeprefix('prefix_')} bits")
+    return way
 
 
 def _percent(results: Mapping[str, float], name: str) -> str:
