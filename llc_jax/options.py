@@ -17,9 +17,8 @@ def choose(name: str, choices: Mapping[str, Any], what: str) -> Any:
     """
     if name in choices:
         return choices[name]
-    raise InputError(
-        f"{what} is one of {', '.join(sorted(choices))}, not {name!r}.{suggest(name, choices)}"
-    )
+    known = ", ".join(choice or "''" for choice in sorted(choices))
+    raise InputError(f"{what} is one of {known}, not {name!r}.{suggest(name, choices)}")
 
 
 def bind(function: Callable, options: Mapping[str, Any], what: str) -> Callable:

@@ -29,6 +29,7 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.decoding import lookup, soft
 from llc_jax.decoding import table as tables
 from llc_jax.errors import InputError
+from llc_jax.options import suggest
 
 REJECTED = lookup.NONE
 
@@ -37,6 +38,8 @@ _NAMES_WITH_OPTIONS = [
     (re.compile(r"radius_(?P<radius>\d+)"), "radius"),
     (re.compile(r"chase_(?P<flips>\d+)(_(?P<fallback>nearest))?"), "chase"),
 ]
+# A name of each form.
+_EXAMPLES = ("ed", "mhd", "table", "radius_2", "chase_4", "chase_4_nearest", "soft")
 
 _MAX_FLIPS = 16
 
@@ -169,7 +172,10 @@ def make(name: str, codebook: Codebook, **options) -> Decoder:
     """
     kind, name_options = _parse_name(name)
     if kind not in _DECODERS:
-        raise InputError(f"There is no decoder {name!r}; there are {', '.join(_DECODERS)}.")
+        raise InputError(
+            f"There is no decoder {name!r}; there are {', '.join(_EXAMPLES)}."
+            + suggest(name, _EXAMPLES)
+        )
     try:
         inspect.signature(_DECODERS[kind]).bind(codebook, **name_options, **options)
     except TypeError as error:

@@ -206,6 +206,8 @@ def test_temperature_lowers_the_weight_of_a_bit_that_is_noise():
 
 def test_bad_input_is_named():
     codebook = Codebook.from_numpy(np.ones((3, 20)))
+    with pytest.raises(InputError, match="no decoder 'chase4'; .* soft. Did you mean 'chase_4'"):
+        decoders.make("chase4", codebook)
     with pytest.raises(InputError, match="no decoder 'nearest'; there are ed, mhd, table"):
         decoders.make("nearest", codebook)
     with pytest.raises(InputError, match=r"'mhd' uint32\[N, 1\] or float\[N, 20\], not uint32\[4"):

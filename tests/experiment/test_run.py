@@ -277,6 +277,7 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"stages": {}}, "config.stages is empty"),
         ({"prefixes": (4, 8)}, "config.prefixes are from 1 to 7, not 8"),
         ({"retrieval": (1000, 0)}, "config.retrieval are ranks from 1, not 0"),
+        ({"data__protocol__name": "seded"}, "is one of '', imagenet100, seeded, not 'seded'"),
         ({"decoders": ("med",)}, "no decoder 'med'; there are ed, mhd"),
         ({"data__image_size": 6, "model": ALEXNET}, "alexnet does not take images of 6 pixels"),
         ({"stages__linear__trainable_blocks": 4}, "trainable_blocks is from 0 to 3"),
