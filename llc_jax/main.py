@@ -88,7 +88,13 @@ def _parse_flags(arguments: list[str]) -> list[str]:
     """Parses the command line; what is wrong with it is one line."""
     try:
         arguments = _with_config_file(arguments)
-        return flags.FLAGS(arguments)
+        remaining = flags.FLAGS(arguments)
+        if _CONFIG.value is None:
+            raise InputError(
+                "--config says what to train, as --config=NAME:PATH; NAME is one of "
+                f"{', '.join(sorted(_configs()))}, and PATH is your data."
+            )
+        return remaining
     except (InputError, flags.Error, OSError) as error:
         _exit(2, f"error: {error}")
     except (AttributeError, KeyError):
@@ -119,13 +125,18 @@ def _find_config(config: str) -> pathlib.Path:
     Raises:
       InputError: if there is no such config.
     """
-    path, names = pathlib.Path(config), {file.stem: file for file in _CONFIGS.glob("*_*.py")}
+    path, names = pathlib.Path(config), _configs()
     if path.suffix != ".py" and path.name == config:
         return choose(config, names, "--config")
     if path.is_file():
         return path
     hint = f": --config={path.stem} comes with llc_jax" if path.stem in names else ""
     raise InputError(f"There is no config file {path}{hint}.")
+
+
+def _configs() -> dict[str, pathlib.Path]:
+    """Returns the files of the configs that come with the package, by their names."""
+    return {file.stem: file for file in _CONFIGS.glob("*_*.py")}
 
 
 def _unknown_key(arguments: list[str]) -> str:
@@ -160,5 +171,4 @@ def _path(config: str) -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
     app.run(functools.partial(main, process=Process()), flags_parser=_parse_flags)

@@ -159,6 +159,14 @@ def test_a_config_that_is_not_there_is_one_error(config, message, capsys):
         assert re.match(f"error: .*{message}", capsys.readouterr().err)
 
 
+def test_without_a_config_its_names_are_said(capsys):
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+        main._parse_flags(["llc_jax.main"])
+    assert end.value.code == 2
+    message = "NAME is one of cifar100_20bit, cifar100_20bit_resnet18,"
+    assert_one_error(capsys.readouterr().err, message)
+
+
 def test_the_configs_are_installed():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")

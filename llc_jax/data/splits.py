@@ -110,7 +110,7 @@ def open_source(source: str) -> Source | Splits:
     if not source:
         raise InputError(
             "The config names no data: give a folder, a .zip, a .tar or a .csv, "
-            "as --config=FILE:PATH or --config.data.source=PATH."
+            "as --config=NAME:PATH or --config.data.source=PATH."
         )
     if source == "digits":
         return sources.load_digits()

@@ -138,7 +138,7 @@ def test_bad_sources_are_one_clear_error(tmp_path):
     (tmp_path / "wide.csv").write_text("file,label\nx.png,a,train\n")
     (tmp_path / "none.csv").write_text("file,label\n")
     for source, message in [
-        ("", "names no data: .*--config=FILE:PATH"),
+        ("", "names no data: .*--config=NAME:PATH"),
         (tmp_path / "absent", "no data at .*absent"),
         (tmp_path / "empty", "no images in .*empty"),
         (tmp_path / "no.zip", "not a readable zip"),
