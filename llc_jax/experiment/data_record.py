@@ -69,6 +69,10 @@ def locate(source: str) -> str:
     return os.path.realpath(os.path.expanduser(source))
 
 
+def _is_there(source: str) -> bool:
+    return not os.path.isabs(source) or os.path.exists(source)
+
+
 def check_unchanged(
     record: DataRecord | None, data: DataConfig, fingerprint: Fingerprint, workdir: pathlib.Path
 ) -> None:
@@ -131,10 +135,12 @@ def find_images(
       seed: of the run.
 
     Raises:
-      InputError: if the images cannot be opened.
+      InputError: if the images cannot be opened, or the run's own are not there.
     """
     if record is not None:
         data = dataclasses.replace(data, source=record.source, eval_source=record.eval_source)
+    if path is None and record is not None and not _is_there(record.source):
+        raise InputError(f"The run's images are not at {record.source}: name them with --data.")
     if path is None or locate(path) == locate(data.source):
         return data
     moved = dataclasses.replace(data, source=path)

@@ -67,6 +67,7 @@ def evaluate(
         results = measure_stage(stage, weights, codebook, curves_file, confusions_file)
         on_first_process(write_json, workdir / EVALUATION_FILE, results)
     show_results(results, config, confusions_file, log)
+    log.say(f"Figures: {workdir / EVALUATION_FILE}")
     return results
 
 

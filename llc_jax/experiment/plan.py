@@ -92,7 +92,7 @@ def _remarks_on_speed(config: RunConfig) -> list[str]:
     if jax.default_backend() != "cpu" or size <= SMALL:
         return []
     return [
-        f"Images of {size} pixels are slow on a CPU: --config.data.image_size={SMALL} shrinks them."
+        f"{size} pixels are slow on a CPU: --config.data.image_size={SMALL} shrinks the images."
     ]
 
 

@@ -194,7 +194,8 @@ def check_config(workdir: pathlib.Path, config: RunConfig, *, evaluation: bool =
     if evaluation:
         remedy = f"Let `llc eval {workdir}` take the config from there, or choose"
     elif all(_is_within(key, _MEASURED_KEYS) for key in changed):
-        remedy = "Measure it without training, with --mode=eval, or choose"
+        options = " ".join(f"--{key} {' '.join(map(str, new[key]))}" for key in changed if new[key])
+        remedy = f"`llc eval {workdir} {options}` measures a finished run, or choose"
     raise InputError(
         f"{workdir} holds a run of another config: {differences}{more}. "
         f"{remedy} another --workdir, or remove that one."

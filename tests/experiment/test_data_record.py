@@ -121,8 +121,10 @@ def test_a_stage_that_has_not_started_may_change(unfinished, photos):
 
 
 def test_what_is_only_measured_is_refused_with_the_way_to_measure_it(finished, photos):
-    with pytest.raises(InputError, match=r"decoders is \[\] there and .* with --mode=eval"):
+    with pytest.raises(InputError, match=r"decoders is \[\] there .*`llc eval .* --decoders ed`"):
         run(config(photos, decoders=("ed",)), finished)
+    with pytest.raises(InputError, match="`llc eval .* --decoders ed mhd --retrieval 5 10`"):
+        run(config(photos, decoders=("ed", "mhd"), retrieval=(5, 10)), finished)
 
 
 def test_an_evaluation_takes_the_config_from_the_run(finished, photos, tmp_path, monkeypatch):
@@ -145,6 +147,14 @@ def test_an_evaluation_of_images_that_moved_is_of_their_evaluation_images(finish
     write(moved, ["cat"], count=17)
     evaluate_again(finished, source=str(moved))
     assert "These are not the images that the run was" in capsys.readouterr().out
+
+
+def test_an_evaluation_of_images_that_are_gone_says_how_to_name_them(finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    record = json.loads((workdir / "data.json").read_text())
+    (workdir / "data.json").write_text(json.dumps(record | {"source": "/nowhere"}))
+    with pytest.raises(InputError, match="images are not at /nowhere: name them with --data"):
+        evaluate_again(workdir)
 
 
 def test_an_evaluation_on_other_images(finished, tmp_path, capsys):
