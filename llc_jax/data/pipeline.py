@@ -285,7 +285,7 @@ def _read_image(
     except InputError as error:
         if skip:
             return None
-        raise InputError(f"{error} Or set config.data.on_error=skip.") from error
+        raise InputError(f"{error} With --config.data.on_error=skip it is left out.") from error
 
 
 def train_batches(images: Images, shard: ProcessShard, steps: range, seed: int) -> Iterator[Batch]:

@@ -147,7 +147,7 @@ def test_on_devices_keeps_order_and_shards():
 
 def test_a_damaged_image_is_named():
     images = pipeline.Streamed(source(Broken), transforms.Crop(8))
-    with pytest.raises(InputError, match=r"image 7 .* config.data.on_error=skip"):
+    with pytest.raises(InputError, match=r"image 7 .* With --config.data.on_error=skip it is"):
         list(pipeline.eval_batches(images, full_shard()))
 
 
