@@ -23,9 +23,9 @@ SMALL = 64
 def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
     """Returns a config with a value wherever it leaves the choice to the size of the images.
 
-    Their size is `config.data.image_size`. Where that is None, and the backbone is "auto" or one
-    for small images, some of the images are looked at: the size of small ones is kept. A run
-    that continues keeps the size that it began with.
+    Their size is `config.data.image_size`. Where a config leaves a choice and that is None, and
+    the backbone is "auto" or one for small images, some of the images are looked at: the size
+    of small ones is kept. A run that continues keeps the size that it began with.
 
     Args:
       config: whose `model.name` may be "auto", and whose `model.dtype`, `data.in_memory`,
@@ -58,8 +58,12 @@ def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
 
 def _image_size(config: RunConfig, workdir: pathlib.Path) -> int | None:
     """Returns `data.image_size`, with that of small images; None is what the backbone has."""
-    takes_small = config.model.get("name") == AUTO or input_size(config) <= SMALL
-    if config.data.image_size is not None or not takes_small:
+    choices = (config.data.in_memory, config.data.crop_fraction, config.model.get("dtype", ""))
+    if config.model.get("name") == AUTO:
+        is_open = True
+    else:
+        is_open = None in choices and input_size(config) <= SMALL
+    if config.data.image_size is not None or not is_open:
         return config.data.image_size
     if (workdir / CONFIG_FILE).exists():
         return read_config(workdir).data.image_size
