@@ -12,6 +12,7 @@ import numpy as np
 
 from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
+from llc_jax.compiling import jit_network
 from llc_jax.data.stores import read_image
 from llc_jax.data.transforms import Crop
 from llc_jax.decoding import decoders
@@ -46,7 +47,9 @@ class Model:
             output = network.evaluate(weights["params"], weights["batch_stats"], images)
             return output.code_logits[:, : codebook.num_bits]
 
-        compiled = jax.jit(code_logits, in_shardings=(replicated, batched), out_shardings=batched)
+        compiled = jit_network(
+            code_logits, in_shardings=(replicated, batched), out_shardings=batched
+        )
         self._code_logits = functools.partial(compiled, weights)
 
     @property

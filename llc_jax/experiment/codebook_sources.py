@@ -20,6 +20,7 @@ import numpy as np
 
 from llc_jax.codes import construction
 from llc_jax.codes.codebook import Codebook
+from llc_jax.compiling import jit_network
 from llc_jax.errors import InputError
 from llc_jax.experiment.network import abstract_weights
 from llc_jax.experiment.stage import Stage
@@ -157,7 +158,7 @@ def _training_moments(stage: Stage) -> construction.Moments:
     """Returns the moments of the features of all training images after a stage."""
     weights, num_classes = stage.trained_weights(), stage.num_classes
 
-    @functools.partial(jax.jit, out_shardings=stage.replicated)
+    @functools.partial(jit_network, out_shardings=stage.replicated)
     def moments(weights, batch):
         features = stage.network.features(weights["params"], weights["batch_stats"], batch["image"])
         one_hot = jax.nn.one_hot(batch["label"], num_classes) * batch["mask"][:, None]

@@ -10,6 +10,7 @@ import numpy as np
 
 from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
+from llc_jax.compiling import jit_network
 from llc_jax.evaluation.classification import Classification, Classified
 from llc_jax.evaluation.decoding import Decoding
 from llc_jax.evaluation.retrieval import Retrieval
@@ -109,7 +110,7 @@ def _retrieve(stage: Stage, weights: State) -> tuple[dict[str, float], dict[str,
 
     shardings = (stage.replicated, stage.replicated, stage.batched)
     retrieval = Retrieval(
-        functools.partial(jax.jit(embed, in_shardings=shardings), *arguments),
+        functools.partial(jit_network(embed, in_shardings=shardings), *arguments),
         stage.evaluations.cutoffs,
         codes=has_logits and stage.has_binary_codes,
         prefixes=stage.evaluations.prefixes,

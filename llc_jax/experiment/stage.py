@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh, Sharding
 
 from llc_jax.codes.codebook import Codebook
+from llc_jax.compiling import jit_network
 from llc_jax.data import pipeline
 from llc_jax.data.dataset import Dataset
 from llc_jax.experiment.network import load_weights
@@ -116,7 +117,7 @@ class Stage:
     def encode(self) -> Callable[[Tree, Tree, jax.Array], Output]:
         """Maps `params`, `batch_stats` and uint8[B, H, W, 3] to the head's output, compiled."""
         shardings = (self.replicated, self.replicated, self.batched)
-        return jax.jit(self.network.evaluate, in_shardings=shardings)
+        return jit_network(self.network.evaluate, in_shardings=shardings)
 
     def eval_batches(self, images: pipeline.Images) -> Iterator[dict[str, jax.Array]]:
         """Yields every image once, in order, in batches on the devices; the last is padded."""

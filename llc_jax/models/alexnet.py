@@ -55,7 +55,7 @@ class AlexNet(nnx.Module):
         for block, (*_, pooled) in zip(self.blocks, _CONVOLUTIONS, strict=False):
             x = nnx.relu(block(x))
             if pooled:
-                x = nnx.max_pool(x, (3, 3), (2, 2))
+                x = layers.max_pool(x, 3, 2)
         if not x.size:
             raise ValueError("AlexNet takes images of at least 63 pixels.")
         x = _adaptive_avg_pool(x, _POOLED)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from llc_jax.models import cpu
+
 HE_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -49,6 +51,35 @@ class BatchNorm(nnx.BatchNorm):
         return ((x32 - expand(mean)) * expand(gain) + expand(self.bias[...])).astype(self.dtype)
 
 
+class Conv(nnx.Conv):
+    """A convolution with a square kernel and the same padding on all sides.
+
+    On a CPU it is computed in the forms of `models.cpu`.
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps float[B, H, W, C] to float[B, H', W', D]."""
+        is_depthwise = self.feature_group_count == self.in_features == self.out_features
+        if not cpu.is_default() or (self.feature_group_count > 1 and not is_depthwise):
+            return super().__call__(x)
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        stride, padding = self.strides, self.padding[0][0]
+        if is_depthwise:
+            y = cpu.depthwise_conv(x, kernel[:, :, 0], stride, padding)
+        elif len(kernel) == 1 and padding == 0:
+            y = cpu.pointwise_conv(x, kernel[0, 0], stride)
+        else:
+            y = cpu.conv(x, kernel, stride, padding)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)[None, None, None]
+
+
+def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
+    """Takes the maximum of each window of float[B, H, W, C]."""
+    if cpu.is_default():
+        return cpu.max_pool(x, size, stride, padding)
+    return nnx.max_pool(x, (size, size), (stride, stride), padding=((padding, padding),) * 2)
+
+
 def conv(
     inputs: int,
     outputs: int,
@@ -61,10 +92,10 @@ def conv(
     init=HE_FAN_OUT,
     dtype,
     rngs: nnx.Rngs,
-) -> nnx.Conv:
+) -> Conv:
     """Returns a convolution with a square kernel, by default with padding kernel // 2."""
     padding = kernel // 2 if padding is None else padding
-    return nnx.Conv(
+    return Conv(
         inputs,
         outputs,
         (kernel, kernel),

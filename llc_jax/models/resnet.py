@@ -116,7 +116,7 @@ class ResNet(nnx.Module):
         """Maps normalised images, float[B, H, W, 3], to features, float32[B, d]."""
         x = nnx.relu(self.stem_norm(self.stem(images)))
         if not self.small_images:
-            x = nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = layers.max_pool(x, 3, 2, padding=1)
         for block in self.blocks:
             x = block(x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

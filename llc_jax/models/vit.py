@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from llc_jax.models import cpu
+
 _HEAD_WIDTH = 64
 _EPSILON = 1e-6
 
@@ -34,7 +36,8 @@ class Block(nnx.Module):
         batch, tokens, width = qkv.shape
         split = qkv.reshape(batch, tokens, 3, width // 3 // _HEAD_WIDTH, _HEAD_WIDTH)
         query, key, value = (split[:, :, i] for i in range(3))
-        return jax.nn.dot_product_attention(query, key, value).reshape(batch, tokens, -1)
+        attention = cpu.attention if cpu.is_default() else jax.nn.dot_product_attention
+        return attention(query, key, value).reshape(batch, tokens, -1)
 
 
 class VisionTransformer(nnx.Module):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from llc_jax.compiling import jit_network
 from llc_jax.mesh import batch_sharding, replicated_sharding
 from llc_jax.models.network import PureNetwork
 from llc_jax.training import mixup
@@ -92,7 +93,7 @@ def _add_to_epoch(epoch: Tree, means: Metrics) -> Tree:
 def compile_step(step: Step, mesh: Mesh) -> Step:
     """Jits a step for a mesh: the state replicated and donated, the batch sharded by rows."""
     replicated, batched = replicated_sharding(mesh), batch_sharding(mesh)
-    return jax.jit(
+    return jit_network(
         step,
         donate_argnums=0,
         in_shardings=(replicated, batched, replicated),

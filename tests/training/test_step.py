@@ -9,7 +9,7 @@ import pytest
 from llc_jax.codes import packing
 from llc_jax.data.augment import pad_crop_flip
 from llc_jax.mesh import batch_sharding, make_mesh, replicated_sharding
-from llc_jax.models import registry
+from llc_jax.models import cpu, registry
 from llc_jax.training import objectives, optimizer
 from llc_jax.training import state as states
 from llc_jax.training import step as steps
@@ -165,7 +165,8 @@ def test_frozen_blocks_stay_as_they_are(trainable_blocks, frozen):
     ).any()
 
 
-def test_a_large_step_has_no_float32_convolution_and_no_transposed_image():
+def test_a_large_step_has_no_float32_convolution_and_no_transposed_image(monkeypatch):
+    monkeypatch.setattr(cpu, "is_default", lambda: False)  # As it is on a GPU or TPU.
     model = {"name": "resnet50", "dtype": "bfloat16"}
     network = registry.build(model, {"name": "codebook"}, num_classes=1000, num_bits=20)
     sgd = descend(network.frozen)

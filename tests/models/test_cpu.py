@@ -1,0 +1,190 @@
+"""The forms for CPUs against the usual ones, which GPUs and TPUs keep."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from llc_jax import compiling
+from llc_jax.models import cpu, layers, registry
+
+SIZES = {"cnn": 8, "alexnet": 64, "vit_tiny_patch16": 32, "vit_small_patch16": 32}
+SIZES |= {
+    "vit_base_patch16": 32,
+    "resnet18": 64,
+    "resnet34": 64,
+    "resnet50": 64,
+    "mobilenet_v1": 96,
+}
+FAST = ("cnn", "resnet8_small")
+
+
+def close(value, expected, tolerance=1e-5):
+    expected = np.asarray(expected, np.float32)
+    atol = tolerance * max(np.abs(expected).max(), 1e-6)
+    np.testing.assert_allclose(np.asarray(value, np.float32), expected, rtol=0, atol=atol)
+
+
+def same(form, usual, *inputs, tolerance=1e-5):
+    """Compares outputs and gradients of two functions."""
+    output, pull_back = jax.vjp(jax.jit(usual), *inputs)
+    rng = np.random.default_rng(0)
+    gradient = jnp.asarray(rng.normal(size=output.shape), output.dtype)
+    expected = [output, *pull_back(gradient)]
+    output, pull_back = jax.vjp(jax.jit(form), *inputs)
+    for value, wanted in zip([output, *pull_back(gradient)], expected, strict=True):
+        assert value.dtype == wanted.dtype
+        close(value, wanted, tolerance)
+
+
+def random(*shape, dtype=jnp.float32, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def usual_conv(stride, padding, groups=1):
+    def convolve(x, kernel):
+        pads = ((padding, padding),) * 2
+        layout = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            x, kernel, (stride,) * 2, pads, dimension_numbers=layout, feature_group_count=groups
+        )
+
+    return convolve
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (5, 6)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions(shape, stride):
+    x = random(3, *shape, 4)
+    for size, padding in [(3, 1), (5, 2), (3, 0)]:
+        kernel, depthwise = random(size, size, 4, 6, seed=1), random(size, size, 1, 4, seed=2)
+        form = lambda x, kernel, p=padding: cpu.conv(x, kernel, stride, p)  # noqa: E731
+        same(form, usual_conv(stride, padding), x, kernel)
+        form = lambda x, kernel, p=padding: cpu.depthwise_conv(x, kernel[:, :, 0], stride, p)  # noqa: E731
+        same(form, usual_conv(stride, padding, groups=4), x, depthwise)
+    form = lambda x, kernel: cpu.pointwise_conv(x, kernel[0, 0], stride)  # noqa: E731
+    same(form, usual_conv(stride, 0), x, random(1, 1, 4, 6, seed=3))
+
+
+def test_convolutions_in_bfloat16():
+    x, kernel = (random(2, 6, 6, 4, dtype=jnp.bfloat16), random(3, 3, 1, 4, dtype=jnp.bfloat16))
+    form = lambda x, kernel: cpu.depthwise_conv(x, kernel[:, :, 0], 2, 1)  # noqa: E731
+    same(form, usual_conv(2, 1, groups=4), x, kernel, tolerance=0.03)
+    form = lambda x, kernel: cpu.pointwise_conv(x, kernel, 2)  # noqa: E731
+    usual = lambda x, kernel: usual_conv(2, 0)(x, kernel[None, None])  # noqa: E731
+    same(form, usual, x, random(4, 6, dtype=jnp.bfloat16), tolerance=0.03)
+
+
+@pytest.mark.parametrize(("shape", "padding"), [((8, 8), 1), ((7, 9), 0), ((5, 6), 1)])
+def test_max_pool(shape, padding):
+    # Whole numbers: many windows have their maximum more than once.
+    x = jnp.round(random(3, *shape, 4))
+    pads = ((padding, padding),) * 2
+    usual = lambda x: nnx.max_pool(x, (3, 3), (2, 2), padding=pads)  # noqa: E731
+    same(lambda x: cpu.max_pool(x, 3, 2, padding), usual, x)
+
+
+def test_attention():
+    inputs = [random(2, 5, 3, 8, seed=seed) for seed in range(3)]
+    same(cpu.attention, jax.nn.dot_product_attention, *inputs)
+    huge = [100 * x for x in inputs]
+    close(cpu.attention(*huge), jax.nn.dot_product_attention(*huge))
+
+
+def outputs_and_gradients(network, images):
+    """Returns a function of the params and statistics, compiled."""
+
+    def loss(params, stats):
+        output, new_stats = network.train(params, stats, images, jax.random.key(1))
+        return jnp.sum(jnp.cos(output.class_logits)), (output.class_logits, new_stats)
+
+    def everything(params, stats):
+        gradients, trained = jax.grad(loss, has_aux=True)(params, stats)
+        return gradients, trained, network.evaluate(params, stats, images).class_logits
+
+    return jax.jit(everything)
+
+
+def away_from_kinks(params, key):
+    """Small gains of normalisations: near the kinks of ReLU, rounding switches gradients."""
+
+    def change(path, leaf):
+        is_gain = "norm" in str(path) and "scale" in str(path)
+        return jax.random.uniform(key, leaf.shape, minval=0.1, maxval=0.2) if is_gain else leaf
+
+    return jax.tree_util.tree_map_with_path(change, params)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in FAST else pytest.mark.slow)
+        for name in registry.BACKBONES
+    ],
+)
+def test_networks(name, monkeypatch):
+    size = SIZES.get(name, 32)
+    model = {"name": name} | ({"image_size": size} if name.startswith("vit") else {})
+    network = registry.build(model, {"name": "linear"}, num_classes=5, num_bits=8)
+    params, stats = jax.jit(network.init)(jax.random.key(0))
+    params = away_from_kinks(params, jax.random.key(2))
+    images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+    values = outputs_and_gradients(network, images)(params, stats)
+    monkeypatch.setattr(cpu, "is_default", lambda: False)
+    usual = outputs_and_gradients(network, images)
+    expected = usual(params, stats)
+    # A kink of ReLU6 within rounding of a value moves MobileNet's gradients by more: as far
+    # as they move when the params themselves are moved by a rounding.
+    moved = usual(jax.tree.map(lambda leaf: leaf * (1 + 2**-23), params), stats)
+
+    def compare(value, wanted, moved):
+        distance = jnp.max(jnp.abs(moved - wanted)) / jnp.maximum(jnp.max(jnp.abs(wanted)), 1e-6)
+        close(value, wanted, max(1e-5, 2 * float(distance)))
+
+    jax.tree.map(compare, values, expected, moved)
+
+
+@pytest.mark.parametrize("platform", ["cuda", pytest.param("tpu", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet50",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("mobilenet_v1", "vit_tiny_patch16")),
+    ],
+)
+def test_the_programs_of_accelerators_are_the_usual_ones(name, platform, monkeypatch):
+    network = registry.build({"name": name}, {"name": "linear"}, num_classes=5, num_bits=8)
+    params, stats = jax.eval_shape(network.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), np.uint8)
+
+    def program():
+        def loss(params, images):
+            output, stats_ = network.train(params, stats, images, jax.random.key(1))
+            return jnp.sum(output.class_logits), stats_
+
+        stats = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), abstract_stats)
+        traced = jax.jit(jax.grad(loss, has_aux=True)).trace(params, images)
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    abstract_stats = stats
+    on_a_cpu = program()
+    monkeypatch.setattr(cpu, "is_default", lambda: False)
+    on_an_accelerator = program()
+    monkeypatch.setattr(layers.Conv, "__call__", nnx.Conv.__call__)
+    assert on_an_accelerator == program()
+    assert on_an_accelerator != on_a_cpu
+
+
+def test_options_of_the_compiler(monkeypatch):
+    options = compiling.cpu_options.__wrapped__
+    monkeypatch.setenv("XLA_FLAGS", "")
+    assert options() in ({compiling.CPU_LIBRARY: "LIBRARY_FUSION_TYPE_REDUCE"}, None)
+    monkeypatch.setenv("XLA_FLAGS", f"--{compiling.CPU_LIBRARY}=LIBRARY_FUSION_TYPE_DOT")
+    assert options() is None
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(compiling, "CPU_LIBRARY", "xla_cpu_no_such_option")
+    assert options() is None
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert options() is None
