@@ -33,9 +33,11 @@ class Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, depths, width, bottleneck=False, num_classes=1000):
+    def __init__(self, depths, width, bottleneck=False, num_classes=1000, small_images=False):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        stem = (3, 1, 1) if small_images else (7, 2, 3)
+        self.conv1 = nn.Conv2d(3, width, *stem, bias=False)
+        self.small_images = small_images
         self.bn1 = nn.BatchNorm2d(width)
         channels = width
         for stage, depth in enumerate(depths):
@@ -49,7 +51,9 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels, num_classes)
 
     def encode(self, x):
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = F.relu(self.bn1(self.conv1(x)))
+        if not self.small_images:
+            x = F.max_pool2d(x, 3, 2, 1)
         for stage in range(self.stages):
             x = getattr(self, f"layer{stage + 1}")(x)
         return x.mean((2, 3))
