@@ -32,13 +32,13 @@ def _derivable_conv(x, kernel, stride, padding):
 
 
 def _conv_forward(x, kernel, stride, padding):
-    x = _compute_once(x)
+    x = compute_once(x)
     return conv(x, kernel, stride, padding), (x, kernel)
 
 
 def _conv_backward(stride, padding, residuals, gradient):
     _, pull_back = jax.vjp(lambda *inputs: _derivable_conv(*inputs, stride, padding), *residuals)
-    return pull_back(_compute_once(gradient))
+    return pull_back(compute_once(gradient))
 
 
 conv.defvjp(_conv_forward, _conv_backward)
@@ -51,7 +51,7 @@ def pointwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _pointwise_forward(x, kernel, stride):
-    x = _compute_once(x)
+    x = compute_once(x)
     return pointwise_conv(x, kernel, stride), (x, kernel)
 
 
@@ -181,16 +181,17 @@ def _weights(kernel: jax.Array, place: tuple[int, int]) -> jax.Array:
     return kernel[place][None, None, None]
 
 
-def _compute_once(x: jax.Array) -> jax.Array:
+def compute_once(x: jax.Array) -> jax.Array:
     """Returns x, and keeps XLA from computing it again in each operation that reads it.
 
     XLA merges cheap operations into every one that reads their result. Where that one reads
     it transposed, as the gradient of a kernel does, this takes several times as long as
-    all else. Nothing is merged through a loop. The loop's condition never holds, but XLA
-    does not know that; and it would remove a loop that leaves x as it is.
+    all else. Nothing is merged through a loop. This one hardly ever runs, and sign times
+    magnitude is x again; XLA knows neither, so that it has to keep the loop.
     """
-    number = x[(0,) * x.ndim].astype(jnp.float32)
-    never = number * number < 0
-    return lax.while_loop(lambda state: state[0], lambda state: (~state[0], -state[1]), (never, x))[
-        1
-    ]
+    is_nan = jnp.isnan(x[(0,) * x.ndim])
+
+    def body(state):
+        return jnp.zeros((), bool), jnp.sign(state[1]) * jnp.abs(state[1])
+
+    return lax.while_loop(lambda state: state[0], body, (is_nan, x))[1]

@@ -188,3 +188,13 @@ def test_options_of_the_compiler(monkeypatch):
     assert options() is None
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert options() is None
+
+
+def test_what_is_computed_once_is_the_same():
+    x = jnp.asarray([[0.0, -0.0, 1.5, -jnp.inf, jnp.nan]])
+    for first in (jnp.nan, 1.0):
+        value = x.at[0, 0].set(first)
+        np.testing.assert_array_equal(jax.jit(cpu.compute_once)(value), value)
+        np.testing.assert_array_equal(jnp.signbit(cpu.compute_once(value)), jnp.signbit(value))
+    text = jax.jit(lambda x: cpu.compute_once(2 * x) + 1).lower(x).compile().as_text()
+    assert "while" in text
