@@ -3,8 +3,8 @@
   python -m llc_jax.main --config=configs/cifar100_20bit.py:cifar100.zip
 
 The argument is a folder or a zip of `train/<class>/` and `test/<class>/`. Expected with
-seed 0: linear 58.5%, soft 57.8%, MHD 55.3%, ED 31.2%, 100 unique codes. Training takes two
-hours on two CPU cores.
+seed 0: linear 58.5%, soft 57.8%, MHD 55.3%, ED 31.2%, 100 unique codes. Training takes an
+hour and a quarter on two CPU cores.
 """
 
 import common
