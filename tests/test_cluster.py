@@ -97,6 +97,31 @@ def test_the_end_is_silent():
         assert finish(process, timeout=20)[1] == ""
 
 
+# Process 0 is finished when process 1 gets a signal.
+AT_THE_END = """
+import os, signal, sys, time
+from llc_jax.training.process import Process
+
+address, index = sys.argv[1], int(sys.argv[2])
+process = Process()
+process.join(address, 2, index, 20)
+if index == 1:
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+print("finished")
+process.finish()
+"""
+
+
+def test_a_signal_to_one_does_not_keep_the_other_from_its_end():
+    command = [sys.executable, "-c", AT_THE_END, free_address()]
+    pair = [subprocess.Popen([*command, str(i)], cwd=ROOT, **PIPES) for i in range(2)]
+    _, err = finish(pair[1], status=128 + signal.SIGTERM, timeout=20)
+    assert err == "Stopped by SIGTERM: the same command continues from what is saved.\n"
+    assert finish(pair[0], timeout=5) == ("finished\n", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -90,7 +90,6 @@ class Cluster:
         # JAX has no public name for the client of its coordination service.
         state = multihost_utils.distributed.global_state
         self._client, self._index = state.client, state.process_id
-        self._listener: threading.Thread | None = None
 
     def announce(self, number: int) -> None:
         """Tells all processes of a signal; the first thing that is announced counts."""
@@ -129,8 +128,7 @@ class Cluster:
             except jax.errors.JaxRuntimeError as error:
                 self._on_loss(_lost("Another process", error))
 
-        self._listener = threading.Thread(target=wait, name="notices", daemon=True)
-        self._listener.start()
+        threading.Thread(target=wait, name="notices", daemon=True).start()
 
     def loss(self, error: Exception) -> str | None:
         """Says that a process is lost, if that is why JAX raised an error; None otherwise."""
@@ -159,13 +157,6 @@ class Cluster:
             return False
         self._lifelines.say_goodbye()
         return True
-
-    def stop_listening(self) -> None:
-        """Waits for the end of the listening thread, which has ended with the cluster.
-
-        Python could not end while it waits in compiled code.
-        """
-        self._listener.join()
 
     def _announce(self, notice: dict) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # There is an earlier one.

@@ -3,6 +3,7 @@
 It imports nothing heavy, so that signals are caught while the rest is imported.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -32,7 +33,7 @@ class Process:
         self.stop_request = StopRequest(self._leave)
         self._cluster = None
         # Whichever thread ends the process has it; and the exit status that it has chosen.
-        self._last_word, self._status = threading.Lock(), 1
+        self._last_word, self._status = threading.RLock(), 1
         catch_for_good(self._receive)
 
     def join(self, *arguments: str | int | None) -> None:
@@ -47,13 +48,16 @@ class Process:
             )
 
     def finish(self) -> None:
-        """Leaves the other processes when the run is finished in all; nothing stops it now."""
+        """Leaves the other processes when the run is finished in all; nothing stops it now.
+
+        Where there are others, it ends the process as well: Python would wait for threads.
+        """
         ignore_for_good()
         self._take_last_word(0)
         if self._cluster is not None:
-            if not self._cluster.part(_PATIENCE):
-                _exit(0)
-            self._cluster.stop_listening()
+            self._cluster.part(_PATIENCE)
+            _flush()
+            _exit(0)
 
     def end(self, status: int, message: str, patience: float = _PATIENCE) -> NoReturn:
         """Ends the process, from any thread, together with others that come in time."""
@@ -109,11 +113,17 @@ class Process:
 
 
 def _say(message: str) -> None:
-    """Prints a last message."""
-    sys.stdout.flush()
+    """Prints a last message, if somebody still reads what is printed."""
+    _flush()
     # A progress bar has hidden the cursor.
-    print(message, end="\x1b[?25h\n" if sys.stderr.isatty() else "\n", file=sys.stderr)
-    sys.stderr.flush()
+    end = "\x1b[?25h\n" if sys.stderr.isatty() else "\n"
+    with contextlib.suppress(OSError):
+        print(message, end=end, file=sys.stderr, flush=True)
+
+
+def _flush() -> None:
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
 
 
 def _exit(status: int) -> NoReturn:
