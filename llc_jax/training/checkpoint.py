@@ -174,14 +174,18 @@ def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
     while True:
         with _open_read_only(directory) as manager:
             step = _latest_step(manager)
+            checkpoint = manager.directory / str(step)
             try:
-                _check_whole(manager.directory / str(step))
-                return _restore(manager, args)
+                has_checksums = _check_whole(checkpoint)
+                weights = _restore(manager, args)
             except (InputError, OSError):
                 manager.reload()
                 if _latest_step(manager) == step:
                     raise
-        # A run that is at work there has removed it, as there is a newer one.
+                continue  # A run that is at work there has removed it: there is a newer one.
+            if not has_checksums:
+                warnings.warn(_unchecked(checkpoint), stacklevel=2)
+            return weights
 
 
 def weight_shapes(directory: str | os.PathLike) -> Tree:
@@ -251,8 +255,8 @@ def _set_damaged_aside(directory: pathlib.Path) -> list[str]:
     return []
 
 
-def _check_whole(checkpoint: pathlib.Path) -> None:
-    """Raises an InputError if a checkpoint is damaged; warns if that cannot be known."""
+def _check_whole(checkpoint: pathlib.Path) -> bool:
+    """Raises an InputError if a checkpoint is damaged; returns whether that can be known."""
     damage = _find_damage(checkpoint)
     if damage is not None:
         raise InputError(
@@ -260,8 +264,7 @@ def _check_whole(checkpoint: pathlib.Path) -> None:
             "stage and that of its run; the command that started the run then continues it from "
             "the checkpoint before."
         )
-    if not _has_checksums(checkpoint):
-        warnings.warn(_unchecked(checkpoint), stacklevel=3)
+    return _has_checksums(checkpoint)
 
 
 def _has_checksums(checkpoint: pathlib.Path) -> bool:

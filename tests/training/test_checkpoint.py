@@ -80,9 +80,11 @@ def test_weights_that_a_run_at_work_replaces_are_the_newest(tmp_path, monkeypatc
     save(tmp_path, 1)
 
     def replace(path):
-        if path.name == "1":
-            save(tmp_path, 2)
-            shutil.rmtree(path)
+        if path.name == "2":
+            return True
+        save(tmp_path, 2)
+        shutil.rmtree(path)
+        return False  # Its checksums are gone, too.
 
     monkeypatch.setattr(checkpoint, "_check_whole", replace)
     weights = {key: state(2)[key] for key in ("params", "batch_stats")}
