@@ -1,4 +1,4 @@
-"""Two processes of one run, which stop, fail and end together."""
+"""The processes of one run, which stop, fail and end together."""
 
 import signal
 import subprocess
@@ -13,16 +13,16 @@ LOST = (
     "error: Process {} of the run has ended, or cannot be reached. Start all again: the same "
     "commands continue from the last checkpoint.\n"
 )
-# Steps that need both processes, as those of training do.
+# Steps that need all processes, as those of training do.
 STEPS = """
 import sys
 from llc_jax.errors import InputError
 from llc_jax.training.preemption import Stopped
 from llc_jax.training.process import Process
 
-address, index, num_steps, fails_after = sys.argv[1], *map(int, sys.argv[2:])
+address, count, index, num_steps, fails_after = sys.argv[1], *map(int, sys.argv[2:])
 process = Process()
-process.join(address, 2, index, 20)
+process.join(address, count, index, 20)
 import numpy as np
 from jax.experimental import multihost_utils
 try:
@@ -46,17 +46,16 @@ except Exception as error:
 
 
 def start_steps(num_steps=1_000_000, fails_after=(-1, -1)):
-    """Starts two processes that take steps together."""
-    address = free_address()
-    command = [sys.executable, "-c", STEPS, address]
-    pair = [
+    """Starts processes that take steps together: two, or one for each number."""
+    command = [sys.executable, "-c", STEPS, free_address(), str(len(fails_after))]
+    processes = [
         subprocess.Popen([*command, str(i), str(num_steps), str(last)], cwd=ROOT, **PIPES)
         for i, last in enumerate(fails_after)
     ]
-    for process in pair:
+    for process in processes:
         while (line := process.stdout.readline()) != "here\n":
             assert line, process.communicate()
-    return pair
+    return processes
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -72,13 +71,14 @@ def test_a_signal_to_one_or_to_both_apart_stops_both(number, first, pause):
     assert errors[0] == errors[1]
 
 
-@pytest.mark.parametrize("killed", [0, 1])
-def test_a_lost_process_ends_the_other(killed):
-    pair = start_steps()
-    pair[killed].kill()
-    _, err = finish(pair[1 - killed], status=1, timeout=10)
-    assert err == LOST.format(killed)
-    finish(pair[killed], status=-signal.SIGKILL)
+@pytest.mark.parametrize(("count", "killed"), [(2, 0), (2, 1), (3, 1)])
+def test_a_lost_process_ends_the_others(count, killed):
+    processes = start_steps(fails_after=[-1] * count)
+    lost = processes.pop(killed)
+    lost.kill()
+    for process in processes:
+        assert finish(process, status=1, timeout=10)[1] == LOST.format(killed)
+    finish(lost, status=-signal.SIGKILL)
 
 
 def test_an_error_in_one_process_ends_both():

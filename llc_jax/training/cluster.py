@@ -102,8 +102,8 @@ class Cluster:
     def announce_loss(self, message: str) -> None:
         """Tells the processes that are left, where this one alone may know of a loss."""
         if self._index == 0:
-            self.announce_failure(1, message)
-            time.sleep(1.0)  # It takes the coordination service with it.
+            self._announce({"status": 1, "failure": message})
+            time.sleep(1.5)  # It takes the coordination service with it: they speak before.
 
     def listen(
         self,

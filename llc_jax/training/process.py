@@ -78,7 +78,7 @@ class Process:
         """Fails because of an error that is a bug, or the loss of another process."""
         if self._cluster is None:
             raise error
-        time.sleep(1.0)  # Where it comes of the loss of a process, a lifeline tells which.
+        time.sleep(2.0)  # Where it comes of the loss of a process, a lifeline tells which.
         if message := self._cluster.loss(error):
             self.fail(1, message)
         traceback.print_exception(error)
