@@ -1,5 +1,6 @@
 """Kills and signals at all moments of a run, in one process and in two; it takes minutes."""
 
+import contextlib
 import pathlib
 import random
 import signal
@@ -23,9 +24,15 @@ LONGER = [
 KILLS, TERMS = 15, 6
 
 
-def start_all(workdir, count):
-    """Starts a run in one process or in two."""
-    return [start(workdir, *LONGER)] if count == 1 else start_pair(workdir, *LONGER)
+@contextlib.contextmanager
+def started(workdir, count):
+    """Starts a run in one process or in two; none is left behind."""
+    processes = [start(workdir, *LONGER)] if count == 1 else start_pair(workdir, *LONGER)
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def files(workdir, pattern):
@@ -107,8 +114,9 @@ def terminate(processes, workdir, moment):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_every_continued_run_is_bit_identical(tmp_path, count):
-    for process in start_all(tmp_path / "unbroken", count):
-        finish(process, timeout=300)
+    with started(tmp_path / "unbroken", count) as processes:
+        for process in processes:
+            finish(process, timeout=300)
     left = [
         (kind, moment)
         for kind, times in ((kill, KILLS), (terminate, TERMS))
@@ -120,16 +128,15 @@ def test_every_continued_run_is_bit_identical(tmp_path, count):
         workdir = tmp_path / str(runs)
         runs += 1
         while True:
-            processes = start_all(workdir, count)
-            if left and reach(left[-1][1], workdir, processes):
+            with started(workdir, count) as processes:
+                if not left or not reach(left[-1][1], workdir, processes):
+                    for process in processes:
+                        finish(process, timeout=300)
+                    break
                 attack, moment = left.pop()
                 began = time.monotonic()
                 attack(processes, workdir, moment)
                 print(f"{attack.__name__} in {moment}: {time.monotonic() - began:.1f} s")
-                continue
-            for process in processes:
-                finish(process, timeout=300)
-            break
         assert_same_weights(workdir, tmp_path / "unbroken", rtol=0, atol=0)
         assert records(workdir) == records(tmp_path / "unbroken")
         assert_tensorboard_is_complete(workdir)
