@@ -4,8 +4,10 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from llc_jax.data.prefetch import ReadersFailed, kill_workers
 from llc_jax.data.stores import Folder
 from llc_jax.errors import InputError
 from llc_jax.files import WriteFailed, atomic_write
+from llc_jax.options import suggest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,10 +45,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest command, or other choice, where one is misspelt."""
+
+    def error(self, message: str) -> NoReturn:
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += "." + suggest(found[1], re.findall(r"[\w-]+", found[2]))
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="llc", description="Uses a trained llc_jax model; prepares data."
-    )
+    parser = _Parser(prog="llc", description="Uses a trained llc_jax model; prepares data.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     encode = commands.add_parser("encode", help="write the codes of images to a file")

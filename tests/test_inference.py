@@ -250,6 +250,20 @@ def test_llc_says_what_is_wrong(workdir, folder, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["encod"], "encode"),
+        (["prepare", "imagnet"], "imagenet"),
+        (["export", "--to", "fais"], "faiss"),
+    ],
+)
+def test_llc_suggests_what_was_meant(capsys, arguments, nearest):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+    assert capsys.readouterr().err.endswith(f"). Did you mean {nearest!r}?\n")
+
+
 def test_the_public_names_are_there():
     for name in llc_jax.__all__:
         assert getattr(llc_jax, name) is not None
