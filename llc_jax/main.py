@@ -15,6 +15,13 @@ from llc_jax.options import choose, suggest
 from llc_jax.training.preemption import Stopped
 from llc_jax.training.process import Process
 
+# How Python begins to say that a value is of another kind, and the kind.
+_KINDS = {
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+    "('Non-boolean argument": "true or false",
+}
+
 # The configs that come with the package.
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 
@@ -95,6 +102,8 @@ def _parse_flags(arguments: list[str]) -> list[str]:
                 f"{', '.join(sorted(_configs()))}, and PATH is your data."
             )
         return remaining
+    except flags.IllegalFlagValueError as error:
+        _exit(2, f"error: {_in_words(error)}")
     except (InputError, flags.Error, OSError) as error:
         _exit(2, f"error: {error}")
     except (AttributeError, KeyError):
@@ -102,6 +111,16 @@ def _parse_flags(arguments: list[str]) -> list[str]:
         if not unknown:
             raise
         _exit(2, f"error: {unknown}")
+
+
+def _in_words(error: flags.IllegalFlagValueError) -> str:
+    """Says of which kind a value must be, where Python would; all else as it is."""
+    flag, _, reason = str(error).partition(": ")
+    name, _, value = flag.removeprefix("flag ").partition("=")
+    for start, kind in _KINDS.items():
+        if reason.startswith(start):
+            return f"{name} is {kind}, not {value!r}."
+    return str(error)
 
 
 def _with_config_file(arguments: list[str]) -> list[str]:
