@@ -33,3 +33,16 @@ def fill(disk):
                 while file.write(bytes(size)):
                     pass
     return path
+
+
+def fill_before(monkeypatch, disk, place, name, call):
+    """Fills the disk as a function is called that many times."""
+    function, calls = getattr(place, name), []
+
+    def filling(*arguments, **options):
+        calls.append(name)
+        if len(calls) == call:
+            fill(disk)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(place, name, filling)

@@ -32,7 +32,7 @@ from llc_jax.files import (
     exclusive_lock,
     make_directory,
     volume,
-    write_failed,
+    writing,
 )
 from llc_jax.prepare.progress import Progress, Report, duration, print_line
 from llc_jax.prepare.tfds_datasets import check_imagenet
@@ -99,7 +99,7 @@ def resize_copy(
     make_directory(out.parent)
     check_space(out.parent, 1.1 * size * len(images) - written, f"The copy of {source}")
     try:
-        with partial.open("ab+") as file, exclusive_lock(partial):
+        with writing(partial), partial.open("ab+") as file, exclusive_lock(partial):
             remaining = images[_resume(file, manifest) :]
             report(
                 f"{len(remaining):,} of {len(images):,} images to do, at about {rate:,.0f}/s: "
@@ -108,9 +108,8 @@ def resize_copy(
             )
             _append(file, remaining, resize, Progress(len(remaining), "images", report))
             os.replace(partial, out)
-    except OSError as error:
-        failed = write_failed(partial, error.errno)
-        raise WriteFailed(f"{failed} The same command continues it.") from error
+    except WriteFailed as error:
+        raise WriteFailed(f"{error} The same command continues it.") from error
     report(f"Written: {out}, {volume(out.stat().st_size)}.")
 
 

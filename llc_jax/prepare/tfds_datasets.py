@@ -4,6 +4,7 @@ All checks come before the work begins, and so do estimates of its time and disk
 interrupted conversion continues with the same call; `imagenet2012` begins again.
 """
 
+import errno
 import importlib.util
 import json
 import os
@@ -18,7 +19,15 @@ from llc_jax.data import imagenet, tfds
 from llc_jax.data.imagenet import EVAL_TAR, TRAIN_TAR
 from llc_jax.data.sources import FileSource
 from llc_jax.errors import InputError
-from llc_jax.files import check_space, exclusive_lock, make_directory, volume, write_json
+from llc_jax.files import (
+    WriteFailed,
+    check_space,
+    exclusive_lock,
+    make_directory,
+    volume,
+    write_failed,
+    write_json,
+)
 from llc_jax.prepare.progress import Progress, Report, duration, print_line
 
 # Bytes of the published tars.
@@ -142,7 +151,8 @@ def convert_to_array_record(name: str, report: Report = print_line) -> None:
 
     Raises:
       InputError: if the dataset is not prepared, is prepared in a format other than TFRecord, is
-        damaged, or the disk has no space.
+        damaged, or the disk has too little space.
+      WriteFailed: if the files cannot be written.
     """
     builder = tfds.prepared_builder(name)
     directory = pathlib.Path(builder.data_path)
@@ -206,6 +216,8 @@ def _convert_shard(shard: _Shard) -> None:
                 "incomplete; prepare the dataset again."
             )
         os.replace(partial, shard.target)
+    except WriteFailed as error:
+        raise WriteFailed(f"{error} The same command continues.") from error
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"Cannot convert {shard.source} to {shard.target}: {reason}.") from error
@@ -235,12 +247,20 @@ def _write_array_record(path: pathlib.Path, records: Iterator[bytes]) -> int:
     """Writes an ArrayRecord file as TFDS does; returns the number of records."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    writer = ArrayRecordWriter(str(path), "group_size:1")
     count = 0
     try:
-        for record in records:
-            writer.write(record)
-            count += 1
-    finally:
-        writer.close()
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        try:
+            for record in records:
+                writer.write(record)
+                count += 1
+        finally:
+            writer.close()
+    except RuntimeError as error:
+        # As in "write() failed: No space left on device; writing PATH; at byte 0".
+        reason = str(error).partition(" failed: ")[2].partition(";")[0]
+        numbers = [number for number in errno.errorcode if os.strerror(number) == reason]
+        if not numbers:
+            raise
+        raise write_failed(path, numbers[0]) from error
     return count

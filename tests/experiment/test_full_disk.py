@@ -15,7 +15,7 @@ from llc_jax.prepare import resized
 from llc_jax.search import index_file
 from llc_jax.training import logging
 from llc_jax.training.checkpoint import Checkpoints
-from tests.small_disks import fill, small_disk
+from tests.small_disks import fill, fill_before, small_disk
 from tests.test_main import finish, start
 from tests.tiny import tree
 from tests.workdirs import assert_same_weights, assert_tensorboard_is_complete, records
@@ -29,19 +29,6 @@ def disk(tmp_path):
     """The mount point of an empty disk."""
     with small_disk(tmp_path / "disk") as directory:
         yield directory
-
-
-def fill_before(monkeypatch, disk, place, name, call):
-    """Fills the disk as a function is called that many times."""
-    function, calls = getattr(place, name), []
-
-    def filling(*arguments, **options):
-        calls.append(name)
-        if len(calls) == call:
-            fill(disk)
-        return function(*arguments, **options)
-
-    monkeypatch.setattr(place, name, filling)
 
 
 def linear_run(workdir):

@@ -13,6 +13,7 @@ from llc_jax.data.imagenet import EVAL_TAR, TRAIN_TAR
 from llc_jax.errors import InputError
 from llc_jax.prepare import progress, tfds_datasets
 from tests import writing
+from tests.small_disks import fill_before, small_disk
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -168,6 +169,12 @@ class TestArrayRecord:
         info.write_text(info.read_text().replace("array_record", "tfrecord"))
         return directory
 
+    @pytest.fixture
+    def disk(self, tmp_path):
+        """A small disk for the dataset."""
+        with small_disk(tmp_path / "tfds") as directory:
+            yield directory
+
     def check(self, files):
         for ours, expected in zip(
             open_splits("tfds:tiny_records"), open_splits(files), strict=True
@@ -242,6 +249,20 @@ class TestArrayRecord:
         with pytest.raises(InputError, match=r"tiny_records as array_record needs about .* free"):
             tfds_datasets.convert_to_array_record("tiny_records")
         assert not list(directory.glob("*array_record*"))
+
+    @pytest.mark.parametrize(("name", "call"), [("_convert_shard", 3), ("write_json", 1)])
+    def test_a_full_disk(self, disk, directory, files, monkeypatch, capsys, name, call):
+        fill_before(monkeypatch, disk, tfds_datasets, name, call)
+        arguments = ["prepare", "array_record", "tiny_records"]
+        assert cli.main(arguments) == 1
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: Cannot write {directory}/")
+        assert "(No space left on device): make room there." in err
+        assert err.count("\n") == 1
+        (disk / "filler").unlink()
+        assert cli.main(arguments) == 0
+        self.check(files)
+        assert not list(directory.glob("*.partial"))
 
 
 def test_progress_reports_the_rate_and_the_remaining_time():
