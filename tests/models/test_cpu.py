@@ -10,15 +10,9 @@ from jax import lax
 from llc_jax import compiling
 from llc_jax.models import cpu, layers, registry
 
-SIZES = {"cnn": 8, "alexnet": 64, "vit_tiny_patch16": 32, "vit_small_patch16": 32}
-SIZES |= {
-    "vit_base_patch16": 32,
-    "resnet18": 64,
-    "resnet34": 64,
-    "resnet50": 64,
-    "mobilenet_v1": 96,
-}
-FAST = ("cnn", "resnet8_small")
+# One of each family, and the side of its images here; the others differ in depth and width.
+SIZES = {"cnn": 8, "resnet8_small": 32}
+SLOW = {"alexnet": 64, "mobilenet_v1": 96, "resnet18": 64, "resnet50": 64, "vit_tiny_patch16": 32}
 
 
 def close(value, expected, tolerance=1e-5):
@@ -118,14 +112,10 @@ def away_from_kinks(params, key):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in FAST else pytest.mark.slow)
-        for name in registry.BACKBONES
-    ],
+    ("name", "size"),
+    [*SIZES.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in SLOW.items())],
 )
-def test_networks(name, monkeypatch):
-    size = SIZES.get(name, 32)
+def test_networks(name, size, monkeypatch):
     model = {"name": name} | ({"image_size": size} if name.startswith("vit") else {})
     network = registry.build(model, {"name": "linear"}, num_classes=5, num_bits=8)
     params, stats = jax.jit(network.init)(jax.random.key(0))
