@@ -17,7 +17,6 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 CASES = {
     "resnet18": (lambda: torch_reference.ResNet((2, 2, 2, 2), 64, False, CLASSES), 64, {}),
     "resnet50": (lambda: torch_reference.ResNet((3, 4, 6, 3), 64, True, CLASSES), 64, {}),
-    "resnet8_small": (lambda: torch_reference.ResNet((1, 1, 1), 16, False, CLASSES, True), 32, {}),
     "alexnet": (lambda: torch_reference.AlexNet(CLASSES), 100, {"dropout": 0.0}),
     "mobilenet_v1": (lambda: torch_reference.MobileNetV1(CLASSES), 96, {}),
     "vit_small_patch16": (
