@@ -71,9 +71,7 @@ def in_jax(name, images, labels, usual):
 def in_torch(network, images, labels):
     """Returns a call for inference and one for a train step."""
     network = network.to(memory_format=torch.channels_last)
-    classifier = network.classifier[-1] if hasattr(network, "features") else None
-    classifier = classifier or getattr(network, "fc", None) or getattr(network, "head", None)
-    classifier = classifier or network.classifier
+    classifier = reference.classifier(network)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
     labels = torch.from_numpy(labels)
     sgd = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)

@@ -49,8 +49,8 @@ class _Parser(argparse.ArgumentParser):
     """Names the nearest command, or other choice, where one is misspelt."""
 
     def error(self, message: str) -> NoReturn:
-        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
-            message += "." + suggest(found[1], re.findall(r"[\w-]+", found[2]))
+        if match := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += "." + suggest(match[1], re.findall(r"[\w-]+", match[2]))
         super().error(message)
 
 

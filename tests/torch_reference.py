@@ -5,6 +5,11 @@ import torch.nn.functional as F
 from torch import nn
 
 
+def classifier(network):
+    """The last linear layer, wherever it is."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+
+
 class Residual(nn.Module):
     def __init__(self, inputs, inner, stride, bottleneck):
         super().__init__()

@@ -40,7 +40,7 @@ def assert_same_weights(workdir, other, stages=STAGES, **tolerance):
 
 def read_events(workdir, stage):
     """Returns the whole events on the disk, each (tag, step, value) or (None, first step)."""
-    found = []
+    events = []
     for path in sorted((workdir / "tensorboard" / stage).iterdir()):
         data = path.read_bytes()
         while len(data) >= 12:  # A record is its length, a checksum of it, itself, and a checksum.
@@ -48,9 +48,9 @@ def read_events(workdir, stage):
             if len(data) < 16 + size:
                 break
             event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-            found += [(None, event.step)] if event.HasField("session_log") else []
-    return found
+            events += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            events += [(None, event.step)] if event.HasField("session_log") else []
+    return events
 
 
 def read_scalars(workdir, stage):
@@ -71,9 +71,9 @@ def read_scalars(workdir, stage):
 
 def assert_tensorboard_is_complete(workdir):
     """Checks that TensorBoard shows what `metrics.jsonl` has, of every stage and epoch."""
-    found = logging.read_metrics(workdir)
-    for stage in {record["stage"] for record in found}:
-        epochs = (dict(record) for record in found if record["stage"] == stage)
+    metrics = logging.read_metrics(workdir)
+    for stage in {record["stage"] for record in metrics}:
+        epochs = (dict(record) for record in metrics if record["stage"] == stage)
         expected = {record.pop("step"): record for record in epochs}
         for record in expected.values():
             record.pop("stage")

@@ -69,7 +69,7 @@ def locate(source: str) -> str:
     return os.path.realpath(os.path.expanduser(source))
 
 
-def _is_there(source: str) -> bool:
+def _may_exist(source: str) -> bool:
     return not os.path.isabs(source) or os.path.exists(source)
 
 
@@ -139,7 +139,7 @@ def find_images(
     """
     if record is not None:
         data = dataclasses.replace(data, source=record.source, eval_source=record.eval_source)
-    if path is None and record is not None and not _is_there(record.source):
+    if path is None and record is not None and not _may_exist(record.source):
         raise InputError(f"The run's images are not at {record.source}: name them with --data.")
     if path is None or locate(path) == locate(data.source):
         return data

@@ -214,15 +214,14 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
       WriteFailed: if the disk is full; or if the workdir was removed during the body,
         whatever that has raised.
     """
-    with contextlib.ExitStack() as stack:
+    with _locked_by_first_process(workdir / LOCK_FILE, "run"):
 
-        def enter() -> list[str]:
-            stack.enter_context(_lock(workdir / LOCK_FILE, "run"))
+        def sweep_all() -> list[str]:
             for directory in (workdir, *filter(pathlib.Path.is_dir, workdir.iterdir())):
                 sweep(directory)
             return []
 
-        from_first_process(enter)
+        from_first_process(sweep_all)
         yield
 
 
@@ -233,10 +232,16 @@ def locked_for_evaluation(workdir: pathlib.Path) -> Iterator[None]:
     Raises:
       InputError, WriteFailed: as `locked`.
     """
+    with _locked_by_first_process(workdir / EVALUATION_LOCK_FILE, "evaluation"):
+        yield
+
+
+@contextlib.contextmanager
+def _locked_by_first_process(path: pathlib.Path, what: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
 
         def enter() -> list[str]:
-            stack.enter_context(_lock(workdir / EVALUATION_LOCK_FILE, "evaluation"))
+            stack.enter_context(_lock(path, what))
             return []
 
         from_first_process(enter)
