@@ -30,6 +30,15 @@ Tree = Any
 _managers = ocp.checkpoint_managers
 
 
+def _is_not_raised_too(record: logging.LogRecord) -> bool:
+    """Keeps Orbax from logging what it raises as well: errors, and files that are not there."""
+    raised = record.exc_info or "does not exist" in record.getMessage()
+    return not (raised and "orbax" in record.pathname)
+
+
+logging.getLogger("absl").addFilter(_is_not_raised_too)
+
+
 class Checkpoints:
     """The checkpoints of one stage, by step; the latest `keep` of them are kept.
 
@@ -63,7 +72,6 @@ class Checkpoints:
             ),
             cleanup_tmp_directories=True,
         )
-        logging.getLogger("absl").addFilter(_is_not_raised_too)
         with writing(self.directory):
             self._manager = ocp.CheckpointManager(self.directory, options=options)
 
@@ -296,11 +304,6 @@ def _errno(error: BaseException) -> int | None:
         return error.errno
     of_tensorstore = re.search(r"os_error_code='(\d+)'", str(error))
     return int(of_tensorstore[1]) if of_tensorstore else None
-
-
-def _is_not_raised_too(record: logging.LogRecord) -> bool:
-    """Keeps Orbax from logging the tracebacks of exceptions that it raises as well."""
-    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _restore(manager: ocp.CheckpointManager, args) -> Tree:
