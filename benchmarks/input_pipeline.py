@@ -83,7 +83,7 @@ def ours(source: InMemorySource, workers: int) -> Batches:
 
     def batches(steps: range) -> Iterator[np.ndarray]:
         for batch in pipeline.train_batches(images, shard, steps, SEED):
-            yield batch["image"]
+            yield batch["input"]
 
     return batches
 

@@ -53,7 +53,7 @@ def main() -> None:
     for classes in CLASSES:
         codes[classes] = jax.device_put(Codebook.random(classes, BITS).packed, replicated)
         labels = rng.integers(classes, size=BATCH).astype(np.int32)
-        batch = {"image": images, "label": labels, "mask": np.ones(BATCH, bool)}
+        batch = {"input": images, "label": labels, "mask": np.ones(BATCH, bool)}
         batches[classes] = jax.device_put(batch, batched)
         state, _ = step(state, batches[classes], codes[classes])
     for _ in range(ROUNDS):

@@ -60,7 +60,7 @@ class Ours:
         self.state = states.create_on(
             replicated, lambda: states.create(network, sgd, spec.metrics, jax.random.key(0))
         )
-        batch = {"image": images, "label": labels, "mask": np.ones(len(labels), bool)}
+        batch = {"input": images, "label": labels, "mask": np.ones(len(labels), bool)}
         codes = Codebook.random(CLASSES, BITS).packed if spec.fixed_codebook else None
         self.inputs = (
             jax.device_put(batch, batched),

@@ -5,7 +5,7 @@ The examples of a run form one endless stream: position p of it is example
 continue at any step, on any number of processes and devices, with the batches
 that an unbroken run would have seen. A batch is a dict of
 
-  image: uint8[B, H, W, 3]
+  input: images, uint8[B, H, W, 3]; or vectors, float[B, d]
   label: int32[B]
   mask: bool[B], False where the batch is padded, or an image is damaged and skipped
 """
@@ -171,7 +171,7 @@ class InMemory(Images):
             mask = examples >= 0
             images = np.where(mask[:, None, None, None], self.images[examples], np.uint8(0))
             labels = np.where(mask, self.labels[examples], 0).astype(np.int32)
-            yield {"image": images, "label": labels, "mask": mask}
+            yield {"input": images, "label": labels, "mask": mask}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +257,7 @@ class _LoadBatch:
         examples = self.order(positions)
         count, size = len(examples), self.transform.size
         batch = {
-            "image": np.zeros((count, size, size, 3), np.uint8),
+            "input": np.zeros((count, size, size, 3), np.uint8),
             "label": np.zeros(count, np.int32),
             "mask": np.zeros(count, bool),
         }
@@ -267,7 +267,7 @@ class _LoadBatch:
             rng = np.random.default_rng([self.order.seed, position])
             image = _read_image(self.source, int(example), self.transform, rng, self.skip)
             if image is not None:
-                batch["image"][row], batch["mask"][row] = image, True
+                batch["input"][row], batch["mask"][row] = image, True
                 batch["label"][row] = self.source.labels[example]
         return batch
 

@@ -34,7 +34,7 @@ class Classification:
     """Accuracy of class logits and of decoded instance codes.
 
     Args:
-      encode: uint8[B, H, W, 3] -> Output, jitted.
+      encode: B inputs, images or vectors -> Output, jitted.
       class_codes: uint32[L, ceil(k / 32)], or None where the classes have no codes.
       prefixes: numbers of bits n; the figures of the first n bits alone are also reported.
     """
@@ -71,7 +71,7 @@ class Classification:
         """
         batch_sums, classified = [], []
         for batch in batches:
-            output, labels, mask = self._encode(batch["image"]), batch["label"], batch["mask"]
+            output, labels, mask = self._encode(batch["input"]), batch["label"], batch["mask"]
             sums, predictions = _sum_figures(
                 output, labels, mask, self._class_codes, self._prefixes
             )

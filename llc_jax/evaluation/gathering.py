@@ -13,7 +13,7 @@ def gather(
     """Embeds all images that the batches do not mask; each process its share of each batch.
 
     Args:
-      embed: uint8[B, H, W, 3] -> float32[B, d], jitted.
+      embed: B inputs, images or vectors -> float32[B, d], jitted.
       batches: batches of M images in all, padding and damaged ones included.
 
     Returns:
@@ -22,7 +22,7 @@ def gather(
     """
     gathered = []
     for batch in batches:
-        sharded = (embed(batch["image"]), batch["label"], batch["mask"])
+        sharded = (embed(batch["input"]), batch["label"], batch["mask"])
         gathered.append(multihost_utils.process_allgather(sharded, tiled=True))
     embeddings, labels, mask = (np.concatenate(arrays) for arrays in zip(*gathered, strict=True))
     return embeddings[mask], labels[mask], mask

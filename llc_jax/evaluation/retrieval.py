@@ -36,7 +36,7 @@ class Retrieval:
     """Retrieval by codes and the code logits behind them, or by real features alone.
 
     Args:
-      embed: uint8[B, H, W, 3] -> float32[B, d], jitted.
+      embed: B inputs, images or vectors -> float32[B, d], jitted.
       cutoffs: the ranks K at which rankings are cut.
       codes: whether the embeddings are code logits, whose signs are codes.
       prefixes: numbers of bits n; the figures of the first n bits alone are also reported.

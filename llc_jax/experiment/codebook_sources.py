@@ -160,7 +160,7 @@ def _training_moments(stage: Stage) -> construction.Moments:
 
     @functools.partial(jit_network, out_shardings=stage.replicated)
     def moments(weights, batch):
-        features = stage.network.features(weights["params"], weights["batch_stats"], batch["image"])
+        features = stage.network.features(weights["params"], weights["batch_stats"], batch["input"])
         one_hot = jax.nn.one_hot(batch["label"], num_classes) * batch["mask"][:, None]
         product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
         masked = features * batch["mask"][:, None]

@@ -28,6 +28,7 @@ class DataConfig:
       eval_source: the same for the evaluation images alone; "" takes them from `source`.
       holdout: fraction of each class kept for evaluation where the data has no split.
       image_size: side in pixels; None is what the backbone is meant for.
+      embedding_size: numbers of each embedding; None is what the data have.
       crop_fraction: part of the resized shorter side that evaluation crops; here and below,
         `image_size.complete` replaces None by what suits the size of the images.
       exif_orientation: whether to turn images upright as their EXIF data says.
@@ -55,6 +56,7 @@ class DataConfig:
     on_error: str
     protocol: dict = dataclasses.field(default_factory=lambda: {"name": ""})
     held_out_classes: int = 0
+    embedding_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from llc_jax.codes import packing
@@ -102,8 +101,8 @@ def _retrieve(stage: Stage, weights: State) -> tuple[dict[str, float], dict[str,
     What is found among the classes that are held out of training is `unseen/...`.
     """
     network, arguments = stage.network, (weights["params"], weights["batch_stats"])
-    image = jax.ShapeDtypeStruct((1, stage.image_size, stage.image_size, 3), jnp.uint8)
-    has_logits = jax.eval_shape(network.evaluate, *arguments, image).code_logits is not None
+    output = jax.eval_shape(network.evaluate, *arguments, stage.example)
+    has_logits = output.code_logits is not None
 
     def embed(*inputs: Any) -> jax.Array:
         return network.evaluate(*inputs).code_logits if has_logits else network.features(*inputs)

@@ -3,13 +3,13 @@
 import pathlib
 
 import jax
-import numpy as np
 from jax.sharding import Sharding
 
 from llc_jax.errors import InputError
 from llc_jax.experiment.config import RunConfig, StageConfig, bits_of
 from llc_jax.mesh import with_sharding
 from llc_jax.models import registry
+from llc_jax.models.inputs import VectorInput
 from llc_jax.models.network import PureNetwork, Tree
 from llc_jax.training.checkpoint import restore_weights
 from llc_jax.weights import pretrained
@@ -22,13 +22,29 @@ def build_network(config: RunConfig, stage: StageConfig, num_classes: int) -> Pu
         stage.head,
         num_classes=num_classes,
         num_bits=bits_of(config, stage),
+        num_inputs=config.data.embedding_size,
         trainable_blocks=stage.trainable_blocks,
     )
 
 
 def input_size(config: RunConfig) -> int:
-    """Returns the side of the images that the network sees, in pixels."""
-    return config.data.image_size or registry.backbone(config.model).input_size
+    """Returns the side of the images that the network sees, in pixels, or the size of vectors."""
+    form = registry.backbone(config.model).input
+    if isinstance(form, VectorInput):
+        return config.data.embedding_size
+    return config.data.image_size or form.size
+
+
+def abstract_input(config: RunConfig) -> jax.ShapeDtypeStruct:
+    """Returns the form of a batch of one input of the network."""
+    return registry.backbone(config.model).input.abstract(input_size(config))
+
+
+def describe_input(config: RunConfig) -> str:
+    """Returns in words what the network takes."""
+    form, size = registry.backbone(config.model).input, input_size(config)
+    unit = "numbers" if isinstance(form, VectorInput) else "pixels"
+    return f"{form.kind} of {size} {unit}"
 
 
 def abstract_weights(network: PureNetwork) -> Tree:
@@ -37,16 +53,31 @@ def abstract_weights(network: PureNetwork) -> Tree:
     return dict(zip(("params", "batch_stats"), shapes, strict=True))
 
 
-def check_image_size(config: RunConfig, network: PureNetwork) -> None:
-    """Raises an InputError if a network does not take the run's images."""
-    size, weights = input_size(config), abstract_weights(network)
-    images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
+def check_input(config: RunConfig, network: PureNetwork) -> None:
+    """Raises an InputError if a network does not take inputs of the run's size."""
+    weights, example = abstract_weights(network), abstract_input(config)
     try:
-        jax.eval_shape(network.features, weights["params"], weights["batch_stats"], images)
+        jax.eval_shape(network.features, weights["params"], weights["batch_stats"], example)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{config.model['name']} does not take images of {size} pixels: {error}"
+            f"{config.model['name']} does not take {describe_input(config)}: {error}"
         ) from error
+
+
+def check_kind(config: RunConfig, kind: str) -> None:
+    """Raises an InputError if the backbone does not take the run's kind of data.
+
+    Args:
+      config: of the run.
+      kind: of the data, "images" or "embeddings".
+    """
+    backbones = registry.BACKBONES
+    if registry.backbone(config.model).input.kind != kind:
+        others = [name for name, backbone in backbones.items() if backbone.input.kind == kind]
+        raise InputError(
+            f"The data are {kind}, which the backbone {config.model['name']!r} does not take: "
+            f"config.model.name is one of {', '.join(sorted(others))} for them."
+        )
 
 
 def load_weights(checkpoints: pathlib.Path, network: PureNetwork, sharding: Sharding) -> Tree:

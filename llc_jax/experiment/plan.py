@@ -24,8 +24,10 @@ from llc_jax.experiment.config import SCRATCH, RunConfig, StageConfig, bits_of, 
 from llc_jax.experiment.data_record import DataRecord, check_unchanged, compare, locate
 from llc_jax.experiment.image_size import SMALL
 from llc_jax.experiment.network import (
+    abstract_input,
     build_network,
-    check_image_size,
+    check_input,
+    describe_input,
     input_size,
     read_pretrained,
 )
@@ -157,6 +159,7 @@ def _open_dataset(
         packing.num_words(bits)
     pipeline.ProcessShard.of(batch_sharding(mesh), config.batch_size)
     options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
+    del options["embedding_size"]
     without_protocol = any(stage.whole_dataset for stage in stages)
     dataset = open_dataset(
         **options,
@@ -181,7 +184,7 @@ def _plan(
     summary = [
         f"{images} of {len(dataset.class_names)} classes; {mesh.size} device(s), "
         f"{jax.default_backend()}",
-        f"{config.model['name']}, images of {input_size(config)} pixels",
+        f"{config.model['name']}, {describe_input(config)}",
     ]
     lengths = {
         stage.num_bits for stage in stages if stage.head == "codebook" or stage.fixed_codebook
@@ -208,13 +211,13 @@ def _plan_stage(
         dataset = dataset.without_protocol or dataset
     check_training(stage, f"config.stages.{name}")
     network = build_network(config, stage, len(dataset.class_names))
-    check_image_size(config, network)
+    check_input(config, network)
     return Stage(
         name=name,
         directory=StageDirectory(workdir / name),
         mesh=mesh,
         dataset=dataset,
-        image_size=input_size(config),
+        example=abstract_input(config),
         head=stage.head["name"],
         network=network,
         num_bits=bits_of(config, stage),

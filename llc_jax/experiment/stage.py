@@ -60,7 +60,7 @@ class Stage:
       directory: where its files are.
       mesh: its devices.
       dataset: its images.
-      image_size: the side of the images that the network sees, in pixels.
+      example: the form of a batch of one input of the network.
       head: the name of its head in `models.heads.HEADS`.
       network: the backbone and the head.
       num_bits: k.
@@ -80,7 +80,7 @@ class Stage:
     directory: StageDirectory
     mesh: Mesh
     dataset: Dataset
-    image_size: int
+    example: jax.ShapeDtypeStruct
     head: str
     network: PureNetwork
     num_bits: int
@@ -115,7 +115,7 @@ class Stage:
 
     @functools.cached_property
     def encode(self) -> Callable[[Tree, Tree, jax.Array], Output]:
-        """Maps `params`, `batch_stats` and uint8[B, H, W, 3] to the head's output, compiled."""
+        """Maps `params`, `batch_stats` and B inputs to the head's output, compiled."""
         shardings = (self.replicated, self.replicated, self.batched)
         return jit_network(self.network.evaluate, in_shardings=shardings)
 

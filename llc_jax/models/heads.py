@@ -2,9 +2,13 @@
 
 Heads compute in float32, whatever the backbone's dtype. A stage that starts from an
 earlier one takes the head's parameters that have the same name and shape in both:
-`projection` and `classifier`.
+`hidden`, `projection` and `classifier`.
+
+Every head has the options `hidden`, the widths of hidden layers between the features and the
+rest, and `dropout` in them; see `models.mlp`. By default there are none, as in the paper.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +17,7 @@ from flax import nnx
 
 from llc_jax.codes.binarize import sign_ste
 from llc_jax.errors import InputError
+from llc_jax.models.mlp import HiddenLayers
 
 
 class Output(NamedTuple):
@@ -32,15 +37,26 @@ class Output(NamedTuple):
 
 
 class LinearHead(nnx.Module):
-    """The baseline: a linear classifier of the features."""
+    """The baseline: a linear classifier of the features, or of hidden layers of them."""
 
-    def __init__(self, num_features: int, *, num_classes: int, num_bits: int, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        num_classes: int,
+        num_bits: int,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
         del num_bits
-        self.classifier = nnx.Linear(num_features, num_classes, rngs=rngs)
+        self.hidden = HiddenLayers(num_features, hidden, dropout=dropout, rngs=rngs)
+        self.classifier = nnx.Linear(self.hidden.num_features, num_classes, rngs=rngs)
 
     def __call__(self, features: jax.Array) -> Output:
         """Maps float32[B, d] to class logits."""
-        return Output(code_logits=None, class_logits=self.classifier(features))
+        class_logits = self.classifier(self.hidden(features))
+        return Output(code_logits=None, class_logits=class_logits)
 
 
 class CodebookHead(nnx.Module):
@@ -67,16 +83,19 @@ class CodebookHead(nnx.Module):
         logit_scale: float = 1.0,
         latent_std: float = 1.0,
         projection_gain: float = 1.0,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
         self.logit_scale = logit_scale
-        self.projection = _projection(num_features, num_bits, projection_gain, rngs)
+        self.hidden = HiddenLayers(num_features, hidden, dropout=dropout, rngs=rngs)
+        self.projection = _projection(self.hidden.num_features, num_bits, projection_gain, rngs)
         latent = latent_std * jax.random.normal(rngs.params(), (num_classes, num_bits))
         self.latent = nnx.Param(latent)
 
     def __call__(self, features: jax.Array) -> Output:
         """Maps float32[B, d] to code logits and class logits."""
-        code_logits = self.projection(features)
+        code_logits = self.projection(self.hidden(features))
         class_vectors = self.logit_scale * sign_ste(self.latent[...])
         return Output(code_logits, code_logits @ class_vectors.T, class_vectors)
 
@@ -101,17 +120,20 @@ class CodeHead(nnx.Module):
         num_bits: int,
         projection_gain: float = 1.0,
         batch_norm: bool = False,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
         del num_classes
-        self.projection = _projection(num_features, num_bits, projection_gain, rngs)
+        self.hidden = HiddenLayers(num_features, hidden, dropout=dropout, rngs=rngs)
+        self.projection = _projection(self.hidden.num_features, num_bits, projection_gain, rngs)
         self.normalization = (
             nnx.BatchNorm(num_bits, momentum=0.9, rngs=rngs) if batch_norm else None
         )
 
     def __call__(self, features: jax.Array) -> Output:
         """Maps float32[B, d] to code logits."""
-        code_logits = self.projection(features)
+        code_logits = self.projection(self.hidden(features))
         if self.normalization is not None:
             code_logits = self.normalization(code_logits)
         return Output(code_logits=code_logits, class_logits=None)
@@ -137,15 +159,18 @@ class BottleneckHead(nnx.Module):
         num_bits: int,
         binary: bool = False,
         projection_gain: float = 1.0,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
         self.binary = binary
-        self.projection = _projection(num_features, num_bits, projection_gain, rngs)
+        self.hidden = HiddenLayers(num_features, hidden, dropout=dropout, rngs=rngs)
+        self.projection = _projection(self.hidden.num_features, num_bits, projection_gain, rngs)
         self.classifier = nnx.Linear(num_bits, num_classes, use_bias=not binary, rngs=rngs)
 
     def __call__(self, features: jax.Array) -> Output:
         """Maps float32[B, d] to code logits, the k real numbers, and class logits."""
-        code_logits = self.projection(features)
+        code_logits = self.projection(self.hidden(features))
         bottleneck = sign_ste(code_logits) if self.binary else code_logits
         return Output(code_logits=code_logits, class_logits=self.classifier(bottleneck))
 
@@ -160,18 +185,28 @@ class ClassNumberHead(nnx.Module):
       Sablayrolles et al., How should we evaluate supervised hashing?, ICASSP 2017.
     """
 
-    def __init__(self, num_features: int, *, num_classes: int, num_bits: int, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        num_classes: int,
+        num_bits: int,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
         if 2**num_bits < num_classes:
             raise InputError(
                 f"{num_bits} bits do not hold the numbers of {num_classes} classes: "
                 f"{(num_classes - 1).bit_length()} do."
             )
         self.num_bits = num_bits
-        self.classifier = nnx.Linear(num_features, num_classes, rngs=rngs)
+        self.hidden = HiddenLayers(num_features, hidden, dropout=dropout, rngs=rngs)
+        self.classifier = nnx.Linear(self.hidden.num_features, num_classes, rngs=rngs)
 
     def __call__(self, features: jax.Array) -> Output:
         """Maps float32[B, d] to class logits, and codes of +1 and -1 as code logits."""
-        class_logits = self.classifier(features)
+        class_logits = self.classifier(self.hidden(features))
         return Output(codes_of_predictions(class_logits, self.num_bits), class_logits)
 
 

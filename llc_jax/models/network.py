@@ -2,11 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from llc_jax.errors import InputError
@@ -15,44 +14,32 @@ from llc_jax.models.heads import Output
 Tree = Any
 
 
-class Normalization(NamedTuple):
-    """Mean and standard deviation of each channel, of pixels from 0 to 255."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-# The normalisations that pretrained models expect: torchvision's models and DeiT the first,
-# timm's MobileNets and its own vision transformers the second.
-NORMALIZATIONS = {
-    "imagenet": Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    "inception": Normalization((127.5,) * 3, (127.5,) * 3),
-}
-
-
 class Network(nnx.Module):
-    """Normalisation of the images, then a backbone, then a head."""
+    """What makes the inputs ready, then a backbone, then a head.
+
+    Args:
+      backbone: maps prepared inputs to features, float32[B, d].
+      head: maps features to logits.
+      prepare: maps inputs, images or vectors, to what the backbone takes.
+    """
 
     def __init__(
         self,
         backbone: nnx.Module,
         head: nnx.Module,
-        normalization: Normalization = NORMALIZATIONS["imagenet"],
+        prepare: Callable[[jax.Array], jax.Array],
     ):
         self.backbone = backbone
         self.head = head
-        self.normalization = normalization
+        self.prepare = prepare
 
-    def __call__(self, images: jax.Array) -> Output:
-        """Maps uint8[B, H, W, 3] to the head's logits."""
-        return self.head(self.features(images))
+    def __call__(self, inputs: jax.Array) -> Output:
+        """Maps B inputs to the head's logits."""
+        return self.head(self.features(inputs))
 
-    def features(self, images: jax.Array) -> jax.Array:
-        """Maps uint8[B, H, W, 3] to the backbone's features, float32[B, d]."""
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != jnp.uint8:
-            raise TypeError(f"Images are uint8[B, H, W, 3], not {images.dtype}{images.shape}.")
-        mean, std = (np.float32(values)[None, None, None] for values in self.normalization)
-        return self.backbone((images.astype(jnp.float32) - mean) / std)
+    def features(self, inputs: jax.Array) -> jax.Array:
+        """Maps B inputs to the backbone's features, float32[B, d]."""
+        return self.backbone(self.prepare(inputs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +48,9 @@ class PureNetwork:
 
     Attributes:
       init: key -> (params, batch_stats), float32 trees.
-      train: (params, batch_stats, images, key) -> (Output, updated batch_stats).
-      evaluate: (params, batch_stats, images) -> Output.
-      features: (params, batch_stats, images) -> float32[B, d], the backbone's in `evaluate`.
+      train: (params, batch_stats, inputs, key) -> (Output, updated batch_stats).
+      evaluate: (params, batch_stats, inputs) -> Output.
+      features: (params, batch_stats, inputs) -> float32[B, d], the backbone's in `evaluate`.
       frozen: a tree of bool like the params, True where `train` stops the gradient.
     """
 
@@ -108,23 +95,23 @@ def functionalize(
         )
         return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
-    def train(params, stats, images, key):
+    def train(params, stats, inputs, key):
         params = jax.tree.map(
             lambda leaf, fixed: jax.lax.stop_gradient(leaf) if fixed else leaf, params, frozen
         )
         network = nnx.merge(graphdefs["train"], params, stats, _reseed(rngs, key))
-        output = network(images)
+        output = network(inputs)
         return output, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
     def merge(params, stats):
         # Evaluation draws no random numbers, so the key does not matter.
         return nnx.merge(graphdefs["eval"], params, stats, _reseed(rngs, jax.random.key(0)))
 
-    def evaluate(params, stats, images):
-        return merge(params, stats)(images)
+    def evaluate(params, stats, inputs):
+        return merge(params, stats)(inputs)
 
-    def features(params, stats, images):
-        return merge(params, stats).features(images)
+    def features(params, stats, inputs):
+        return merge(params, stats).features(inputs)
 
     return PureNetwork(init, train, evaluate, features, frozen)
 

@@ -10,23 +10,26 @@ from flax import nnx
 from llc_jax.models.alexnet import AlexNet
 from llc_jax.models.cnn import CNN
 from llc_jax.models.heads import HEADS
+from llc_jax.models.inputs import ImageInput, VectorInput
+from llc_jax.models.mlp import MLP, Identity
 from llc_jax.models.mobilenet import MobileNetV1
-from llc_jax.models.network import NORMALIZATIONS, Network, PureNetwork, functionalize
+from llc_jax.models.network import Network, PureNetwork, functionalize
 from llc_jax.models.resnet import ResNet
 from llc_jax.models.vit import VisionTransformer
 from llc_jax.options import bind, choose
 
 
 class Backbone(NamedTuple):
-    """A backbone's constructor and its usual image size.
+    """A backbone's constructor, and what it takes.
 
     Attributes:
-      build: the constructor; the module has the attribute `num_features`, d.
-      input_size: side of the square images that it is designed for, in pixels.
+      build: the constructor; the module has the attribute `num_features`, d. One of vectors
+        takes their size, as `num_inputs`.
+      input: images or vectors.
     """
 
     build: Callable[..., nnx.Module]
-    input_size: int
+    input: ImageInput | VectorInput
 
 
 # Options of the residual networks. Names with `_small` are for images of 32 pixels; those
@@ -45,17 +48,19 @@ RESNETS = {
 
 def _resnet(options: dict[str, Any]) -> Backbone:
     input_size = 32 if options.get("small_images") else 224
-    return Backbone(functools.partial(ResNet, **options), input_size)
+    return Backbone(functools.partial(ResNet, **options), ImageInput(input_size))
 
 
 def _vit(*, depth: int, width: int) -> Backbone:
-    return Backbone(functools.partial(VisionTransformer, depth=depth, width=width), 224)
+    return Backbone(functools.partial(VisionTransformer, depth=depth, width=width), ImageInput(224))
 
 
 BACKBONES = {
-    "alexnet": Backbone(AlexNet, 224),
-    "cnn": Backbone(CNN, 8),
-    "mobilenet_v1": Backbone(MobileNetV1, 224),
+    "alexnet": Backbone(AlexNet, ImageInput(224)),
+    "cnn": Backbone(CNN, ImageInput(8)),
+    "identity": Backbone(Identity, VectorInput()),
+    "mlp": Backbone(MLP, VectorInput()),
+    "mobilenet_v1": Backbone(MobileNetV1, ImageInput(224)),
     **{name: _resnet(options) for name, options in RESNETS.items()},
     "vit_tiny_patch16": _vit(depth=12, width=192),
     "vit_small_patch16": _vit(depth=12, width=384),
@@ -76,26 +81,32 @@ def build(
     *,
     num_classes: int,
     num_bits: int,
+    num_inputs: int | None = None,
     trainable_blocks: int | None = None,
 ) -> PureNetwork:
     """Builds a network from its description.
 
     Args:
-      model: `name` of the backbone, `dtype` of its arithmetic, `normalization` of its
-        images, and its options; the backbone's default replaces an option that is None.
+      model: `name` of the backbone, its options, `dtype` of its arithmetic and
+        `normalization` of its images, where it has those; the default replaces what is None.
       head: `name` of the head, and its options.
       num_classes: L.
       num_bits: k.
+      num_inputs: the numbers of each vector, where the backbone takes vectors.
       trainable_blocks: as in `network.functionalize`.
 
     Raises:
       InputError: if a name or an option is unknown, or there are fewer blocks.
     """
-    model = dict(model)
-    normalization = choose(
-        model.pop("normalization", "imagenet"), NORMALIZATIONS, "config.model.normalization"
-    )
-    make_backbone = _bind_options(backbone(model).build, model, "The backbone")
+    build_backbone, form = backbone(model)
+    model = {key: value for key, value in model.items() if value is not None}
+    preparation = {}
+    if isinstance(form, VectorInput):
+        build_backbone = functools.partial(build_backbone, num_inputs)
+    elif "normalization" in model:
+        preparation["normalization"] = model.pop("normalization")
+    prepare = form.preparation(**preparation)
+    make_backbone = _bind_options(build_backbone, model, "The backbone")
     head_class = choose(head.get("name"), HEADS, "The head's name")
     make_head = _bind_options(head_class, head, "The head")
 
@@ -103,7 +114,7 @@ def build(
         backbone_module = make_backbone(rngs=rngs)
         sizes = {"num_classes": num_classes, "num_bits": num_bits}
         head_module = make_head(backbone_module.num_features, **sizes, rngs=rngs)
-        return Network(backbone_module, head_module, normalization)
+        return Network(backbone_module, head_module, prepare)
 
     return functionalize(create, trainable_blocks)
 

@@ -1,4 +1,4 @@
-"""Mixup: each example of a batch is mixed with a partner, in images and in metrics.
+"""Mixup: each example of a batch is mixed with a partner, in inputs and in metrics.
 
 The mixing coefficient lambda, which the paper draws from Beta(alpha, alpha), is the weight of
 the example itself; its partner has the weight 1 - lambda. The paper mixes the labels. Here
@@ -35,11 +35,16 @@ def sample_lambdas(key: jax.Array, mask: jax.Array, alpha: float) -> jax.Array:
     return jnp.where(mask & _partners(mask), lambda_, 1.0)
 
 
-def mix_images(images: jax.Array, lambdas: jax.Array) -> jax.Array:
-    """Mixes uint8[B, H, W, 3] with the partners by float32[B], and rounds to uint8."""
-    pixels, partners = (each.astype(jnp.float32) for each in (images, _partners(images)))
-    lambdas = lambdas[:, None, None, None]
-    return jnp.round(lambdas * pixels + (1 - lambdas) * partners).astype(images.dtype)
+def mix_inputs(inputs: jax.Array, lambdas: jax.Array) -> jax.Array:
+    """Mixes images, uint8[B, H, W, 3], or vectors, float[B, d], with the partners by float32[B].
+
+    Images are rounded to uint8 again.
+    """
+    values, partners = (each.astype(jnp.float32) for each in (inputs, _partners(inputs)))
+    lambdas = jnp.expand_dims(lambdas, range(1, inputs.ndim))
+    mixed = lambdas * values + (1 - lambdas) * partners
+    rounded = jnp.round(mixed) if jnp.issubdtype(inputs.dtype, jnp.integer) else mixed
+    return rounded.astype(inputs.dtype)
 
 
 def mix_metrics(objective: Callable[..., Metrics], lambdas: jax.Array) -> Callable[..., Metrics]:

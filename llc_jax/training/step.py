@@ -44,7 +44,7 @@ def make_step(
       network: to train.
       objective: (output, labels, class_codes) -> metrics, float32[B] each.
       optimizer: of the network's params.
-      augment: (key, images) -> images, uint8[B, H, W, 3].
+      augment: (key, inputs) -> inputs, of the same form.
       mixup_alpha: of mixup's Beta(alpha, alpha); 0 for no mixup.
       needs: which of `mask`, bool[B], and `progress`, float32[] from 0 to 1, the objective
         takes by keyword. The progress is the fraction of `num_steps` already taken.
@@ -56,15 +56,15 @@ def make_step(
         network_key = jax.random.fold_in(key, _NETWORK)
         keywords = {"mask": batch["mask"], "progress": state["step"] / num_steps}
         metrics_fn = functools.partial(objective, **{name: keywords[name] for name in needs})
-        images = augment(key, batch["image"])
+        inputs = augment(key, batch["input"])
         if mixup_alpha:
             mixup_key = jax.random.fold_in(key, _MIXUP)
             lambdas = mixup.sample_lambdas(mixup_key, batch["mask"], mixup_alpha)
-            images = mixup.mix_images(images, lambdas)
+            inputs = mixup.mix_inputs(inputs, lambdas)
             metrics_fn = mixup.mix_metrics(metrics_fn, lambdas)
 
         def loss_fn(params):
-            output, batch_stats = network.train(params, state["batch_stats"], images, network_key)
+            output, batch_stats = network.train(params, state["batch_stats"], inputs, network_key)
             metrics = metrics_fn(output, batch["label"], class_codes)
             means = {name: _mean(values, batch["mask"]) for name, values in metrics.items()}
             return means["loss"], (means, batch_stats)

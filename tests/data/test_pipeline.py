@@ -45,7 +45,7 @@ def full_shard(batch_size=B):
 def assert_equal_batches(batches, expected):
     assert len(batches) == len(expected)
     for a, b in zip(batches, expected, strict=True):
-        for name in ("image", "label", "mask"):
+        for name in ("input", "label", "mask"):
             np.testing.assert_array_equal(a[name], b[name])
 
 
@@ -93,8 +93,8 @@ def test_evaluation_counts_every_example_once(images):
     assert [len(batch["label"]) for batch in batches] == [B] * 4
     labels = np.concatenate([batch["label"][batch["mask"]] for batch in batches])
     np.testing.assert_array_equal(labels, np.arange(N))
-    np.testing.assert_array_equal(batches[0]["image"], source().images[:B])
-    assert not batches[-1]["image"][~batches[-1]["mask"]].any()
+    np.testing.assert_array_equal(batches[0]["input"], source().images[:B])
+    assert not batches[-1]["input"][~batches[-1]["mask"]].any()
 
 
 def test_the_seed_decides_order_and_crops():
@@ -142,7 +142,7 @@ def test_on_devices_keeps_order_and_shards():
     host = list(pipeline.eval_batches(in_memory(), full_shard()))
     device = list(pipeline.on_devices(iter(host), sharding))
     assert_equal_batches(device, host)
-    assert device[0]["image"].sharding == sharding
+    assert device[0]["input"].sharding == sharding
 
 
 def test_a_damaged_image_is_named():
@@ -162,7 +162,7 @@ def test_damaged_images_are_skipped_and_counted():
     undamaged = pipeline.Streamed(source(Encoded), transforms.RandomCrop(8))
     expected = list(pipeline.train_batches(undamaged, full_shard(10), range(10), seed=1))
     for batch, other in zip(batches, expected, strict=True):
-        np.testing.assert_array_equal(batch["image"][batch["mask"]], other["image"][batch["mask"]])
+        np.testing.assert_array_equal(batch["input"][batch["mask"]], other["input"][batch["mask"]])
 
 
 class Fatal(Encoded):

@@ -6,6 +6,7 @@ from flax import nnx
 
 from llc_jax.errors import InputError
 from llc_jax.models import heads, network, registry
+from llc_jax.models.inputs import ImageInput
 from llc_jax.models.resnet import ResNet
 
 
@@ -13,7 +14,7 @@ def build(backbone="cnn", head=heads.CodebookHead, num_classes=10, num_bits=8, *
     def create(rngs):
         body = registry.BACKBONES[backbone].build(rngs=rngs, **options)
         top = head(body.num_features, num_classes=num_classes, num_bits=num_bits, rngs=rngs)
-        return network.Network(body, top)
+        return network.Network(body, top, ImageInput(8).preparation())
 
     return network.functionalize(create)
 
@@ -47,7 +48,7 @@ def test_parameters_and_features(name, parameters, features):
     body = nnx.eval_shape(lambda: registry.BACKBONES[name].build(rngs=nnx.Rngs(0)))
     assert count(nnx.state(body, nnx.Param)) == parameters
     assert body.num_features == features
-    size = registry.BACKBONES[name].input_size
+    size = registry.BACKBONES[name].input.size
     out = nnx.eval_shape(lambda m: m(jnp.zeros((2, size, size, 3))), body)
     assert out.shape == (2, features)
     assert out.dtype == jnp.float32
@@ -104,7 +105,8 @@ class Dropping(nnx.Module):
 def test_what_training_drops_depends_on_the_key_alone():
     def create(rngs):
         body = Dropping(rngs)
-        return network.Network(body, heads.CodeHead(64, num_classes=3, num_bits=64, rngs=rngs))
+        head = heads.CodeHead(64, num_classes=3, num_bits=64, rngs=rngs)
+        return network.Network(body, head, ImageInput(8).preparation())
 
     net = network.functionalize(create)
     params, stats = net.init(jax.random.key(0))

@@ -20,7 +20,7 @@ CODES = np.random.default_rng(1).choice([-1, 1], size=(10, 8))
 def batch(size=12):
     rng = np.random.default_rng(0)
     return {
-        "image": rng.integers(0, 256, (size, 8, 8, 3), np.uint8),
+        "input": rng.integers(0, 256, (size, 8, 8, 3), np.uint8),
         "label": rng.integers(10, size=size).astype(np.int32),
         "mask": np.arange(size) % 5 != 4,
     }
@@ -101,8 +101,8 @@ def test_what_is_masked_is_no_partner():
     shares = np.asarray(mixup.sample_lambdas(jax.random.key(0), mask, 1.0))
     assert shares.dtype == np.float32
     np.testing.assert_array_equal(shares == 1, [True, False, True, True, False, True])
-    images = batch(6)["image"]
-    mixed = np.asarray(mixup.mix_images(images, shares))
+    images = batch(6)["input"]
+    mixed = np.asarray(mixup.mix_inputs(images, shares))
     np.testing.assert_array_equal(mixed[shares == 1], images[shares == 1])
     between = shares[1] * images[1].astype(float) + (1 - shares[1]) * images[0]
     assert np.abs(mixed[1] - between).max() <= 0.5001

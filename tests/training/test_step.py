@@ -62,7 +62,7 @@ def batches(count, size=16):
     rng = np.random.default_rng(0)
     for _ in range(count):
         yield {
-            "image": rng.integers(0, 256, (size, 8, 8, 3), np.uint8),
+            "input": rng.integers(0, 256, (size, 8, 8, 3), np.uint8),
             "label": rng.integers(10, size=size).astype(np.int32),
             "mask": np.ones(size, bool),
         }
@@ -174,7 +174,7 @@ def test_a_large_step_has_no_float32_convolution_and_no_transposed_image(monkeyp
     state = jax.eval_shape(lambda: states.create(network, sgd, spec.metrics, jax.random.key(0)))
     step = steps.make_step(network, spec.function, sgd, lambda key, images: images)
     batch = {
-        "image": jax.ShapeDtypeStruct((8, 224, 224, 3), np.uint8),
+        "input": jax.ShapeDtypeStruct((8, 224, 224, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((8,), np.int32),
         "mask": jax.ShapeDtypeStruct((8,), bool),
     }
