@@ -179,6 +179,7 @@ def sgd(learning_rate: float, **options) -> ConfigDict:
     """Returns SGD with momentum and a cosine schedule; `options` replace these values."""
     return ConfigDict(
         {
+            "name": "sgd",
             "learning_rate": learning_rate,
             "schedule": "cosine",
             "warmup_epochs": 0.0,
@@ -189,6 +190,11 @@ def sgd(learning_rate: float, **options) -> ConfigDict:
             **options,
         }
     )
+
+
+def adamw(learning_rate: float, **options) -> ConfigDict:
+    """Returns AdamW and a cosine schedule; `options` replace these values."""
+    return sgd(learning_rate, **{"name": "adamw", "weight_decay": 1e-2, **options})
 
 
 def _stage(

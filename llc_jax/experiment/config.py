@@ -61,7 +61,12 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD; see `training.optimizer`. `warmup_epochs` may be a fraction."""
+    """See `training.optimizer`.
+
+    Attributes:
+      name: "sgd" or "adamw".
+      warmup_epochs: may be a fraction.
+    """
 
     learning_rate: float
     schedule: str
@@ -70,6 +75,7 @@ class OptimizerConfig:
     nesterov: bool
     weight_decay: float
     codebook_rate: float
+    name: str = "sgd"
 
 
 @dataclasses.dataclass(frozen=True)

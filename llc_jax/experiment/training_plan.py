@@ -41,13 +41,13 @@ def plan_training(
         checkpoint_steps=config.checkpoint.steps,
         eval_epochs=config.eval_epochs,
     )
-    learning_rate, sgd = _plan_optimizer(stage.optimizer, timetable, network.frozen)
+    learning_rate, descent = _plan_optimizer(stage.optimizer, timetable, network.frozen)
     objective = OBJECTIVES[stage.objective["name"]]
     key = jax.random.fold_in(jax.random.key(config.seed), position)
     step = steps.make_step(
         network,
         _bind_objective(stage, config.prefixes),
-        sgd,
+        descent,
         dataset.augment,
         stage.mixup,
         needs=objective.needs,
@@ -56,7 +56,7 @@ def plan_training(
     return Training(
         name=name,
         timetable=timetable,
-        create=functools.partial(states.create, network, sgd, objective.metrics, key),
+        create=functools.partial(states.create, network, descent, objective.metrics, key),
         step=steps.compile_step(step, mesh),
         images=dataset.train,
         shard=pipeline.ProcessShard.of(batch_sharding(mesh), config.batch_size),
@@ -90,6 +90,7 @@ def check_training(stage: StageConfig, where: str) -> None:
             f"{where}.mixup is 0 for the objective {name!r}, which compares the images of a "
             f"batch, not {stage.mixup}."
         )
+    choose(stage.optimizer.name, optimizer.OPTIMIZERS, f"{where}.optimizer.name")
     choose(stage.optimizer.schedule, optimizer.SCHEDULES, f"{where}.optimizer.schedule")
 
 
@@ -112,7 +113,7 @@ def _plan_optimizer(
         num_steps=timetable.num_steps,
         warmup_steps=round(config.warmup_epochs * steps_per_epoch),
     )
-    sgd = optimizer.sgd(
+    descent = optimizer.OPTIMIZERS[config.name](
         learning_rate,
         momentum=config.momentum,
         nesterov=config.nesterov,
@@ -120,4 +121,4 @@ def _plan_optimizer(
         codebook_rate=config.codebook_rate,
         frozen=frozen,
     )
-    return learning_rate, sgd
+    return learning_rate, descent

@@ -1,4 +1,4 @@
-"""The optimizer, SGD with momentum as in PyTorch, and learning rate schedules."""
+"""The optimizers, SGD with momentum and AdamW, as in PyTorch, and learning rate schedules."""
 
 from typing import Any
 
@@ -63,10 +63,53 @@ def sgd(
       codebook_rate: the latent codebook's learning rate is `learning_rate` times this.
       frozen: a tree of bool like the params, True where they are not trained; None trains all.
     """
+    direction = optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.trace(momentum, nesterov)
+    )
+    return _descend(direction, learning_rate, codebook_rate, frozen)
+
+
+def adamw(
+    learning_rate: optax.Schedule,
+    *,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    codebook_rate: float,
+    frozen: Tree | None = None,
+) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay on all weights.
+
+    Args:
+      learning_rate: step -> rate.
+      momentum: beta 1, the decay of the mean of gradients; beta 2 is 0.999.
+      nesterov: whether to use Nesterov momentum, as NAdam.
+      weight_decay: the learning rate times this times the weight is taken off each weight.
+      codebook_rate, frozen: as in `sgd`.
+
+    References:
+      Loshchilov and Hutter, Decoupled weight decay regularization, ICLR 2019.
+    """
+    direction = optax.chain(
+        optax.scale_by_adam(b1=momentum, nesterov=nesterov),
+        optax.add_decayed_weights(weight_decay),
+    )
+    return _descend(direction, learning_rate, codebook_rate, frozen)
+
+
+OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
+
+
+def _descend(
+    direction: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    codebook_rate: float,
+    frozen: Tree | None,
+) -> optax.GradientTransformation:
+    """Steps against a direction, with the rate of each group of parameters."""
     rate_scales = {"codebook": optax.scale(codebook_rate), "rest": optax.identity()}
     optimizer = optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        optax.trace(momentum, nesterov),
+        direction,
         optax.partition(rate_scales, _parameter_groups),
         optax.scale_by_learning_rate(learning_rate),
     )

@@ -53,3 +53,37 @@ def test_sgd_is_pytorchs_by_hand(nesterov):
             weights[path] = weight - rate * direction
     for path, value in jax.tree_util.tree_leaves_with_path(params):
         np.testing.assert_allclose(value, weights[path], rtol=1e-5)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_adamw_by_hand(nesterov):
+    # m <- b m + (1 - b) g, v <- c v + (1 - c) g^2, both without their bias towards 0;
+    # w <- w - lr (m / sqrt(v) + d w). With Nesterov, m looks one step ahead.
+    lr, b, c, decay, codebook_rate = 0.1, 0.9, 0.999, 0.01, 5.0
+    adamw = optimizer.adamw(
+        optax.constant_schedule(lr),
+        momentum=b,
+        nesterov=nesterov,
+        weight_decay=decay,
+        codebook_rate=codebook_rate,
+    )
+    params = {"head": {"latent": jnp.float32(-1.0), "projection": jnp.float32(0.5)}}
+    state = adamw.init(params)
+    weights, means, squares = {"latent": -1.0, "projection": 0.5}, {}, {}
+    for step in range(1, 5):
+        gradients = jax.tree.map(lambda w, step=step: 0.3 * w + step, params)
+        updates, state = adamw.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        for name, weight in weights.items():
+            gradient = 0.3 * weight + step
+            mean = means[name] = b * means.get(name, 0.0) + (1 - b) * gradient
+            square = squares[name] = c * squares.get(name, 0.0) + (1 - c) * gradient**2
+            unbiased = mean / (1 - b**step)
+            if nesterov:
+                ahead = (1 - b) * gradient / (1 - b**step)
+                unbiased = b * mean / (1 - b ** (step + 1)) + ahead
+            direction = unbiased / (square / (1 - c**step)) ** 0.5 + decay * weight
+            rate = lr * codebook_rate if name == "latent" else lr
+            weights[name] = weight - rate * direction
+    for name, value in params["head"].items():
+        np.testing.assert_allclose(value, weights[name], rtol=1e-4)
