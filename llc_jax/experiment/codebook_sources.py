@@ -65,8 +65,15 @@ def find(
     if source == LEARNT:
         candidates = [s for s in earlier if s.head == "codebook" and s.num_bits == num_bits]
         learnt_by = _last(candidates, source, stage, "codebook", f" and {num_bits} bits")
-        path = learnt_by.directory.codebook_file
-        return lambda: fit(Codebook.load(path), path, stage, class_names, num_bits)
+        path = learnt_by.directory.path
+
+        def load() -> Codebook:
+            codebook = learnt_by.directory.load_codebook()
+            if codebook is None:
+                raise InputError(f"There is no codebook in {path}.")
+            return fit(codebook, path, stage, class_names, num_bits)
+
+        return load
     if source in ("svd", "cca"):
         construct = {"svd": _svd, "cca": _cca}[source]
         linear = _last([s for s in earlier if s.head == "linear"], source, stage, "linear")

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 from jax.sharding import Mesh, Sharding
@@ -13,8 +13,6 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.compiling import jit_network
 from llc_jax.data import pipeline
 from llc_jax.data.dataset import Dataset
-from llc_jax.experiment.network import load_weights
-from llc_jax.experiment.workdir import StageDirectory
 from llc_jax.models.heads import Output
 from llc_jax.models.network import PureNetwork, Tree
 from llc_jax.training.loop import Training
@@ -37,6 +35,22 @@ class FigureNames(NamedTuple):
     retrieval: str
 
 
+class Trained(Protocol):
+    """What the training of a stage has left: in its directory, or in memory.
+
+    Attributes:
+      path: the directory of the stage; of one in memory its name.
+    """
+
+    path: pathlib.Path
+
+    def load_weights(self, network: PureNetwork, sharding: Sharding) -> Tree:
+        """Returns the stage's newest `params` and `batch_stats`."""
+
+    def load_codebook(self) -> Codebook | None:
+        """Returns the stage's class codes, None where it has none."""
+
+
 class Evaluations(NamedTuple):
     """What is measured of a stage.
 
@@ -57,7 +71,7 @@ class Stage:
 
     Attributes:
       name: of the stage.
-      directory: where its files are.
+      directory: what its training leaves.
       mesh: its devices.
       dataset: its images.
       example: the form of a batch of one input of the network.
@@ -77,7 +91,7 @@ class Stage:
     """
 
     name: str
-    directory: StageDirectory
+    directory: Trained
     mesh: Mesh
     dataset: Dataset
     example: jax.ShapeDtypeStruct
@@ -126,4 +140,4 @@ class Stage:
 
     def trained_weights(self) -> Tree:
         """Returns the `params` and `batch_stats` of its newest checkpoint."""
-        return load_weights(self.directory.checkpoints, self.network, self.replicated)
+        return self.directory.load_weights(self.network, self.replicated)

@@ -18,8 +18,7 @@ from llc_jax.training.state import State
 
 def run_stage(stage: Stage, log: RunLog, stop_request: StopRequest) -> dict[str, float]:
     """Trains a stage and measures it; leaves its checkpoints and its codebook."""
-    codebook = _initial_codebook(stage)
-    training, latent = stage.training, None if codebook is None else codebook.latent
+    codebook, training = _initial_codebook(stage), stage.training
     num_weights = parameter_overview.count_parameters(training.abstract_state["params"])
     timetable = training.timetable
     log.say(
@@ -27,30 +26,54 @@ def run_stage(stage: Stage, log: RunLog, stop_request: StopRequest) -> dict[str,
         f"{num_weights:,} weights"
     )
 
-    def initial_state() -> State:
-        weights = stage.initial_weights() if stage.initial_weights else None
-        return training.initial_state(weights, latent)
-
     with Checkpoints(stage.directory.checkpoints, stage.checkpoints_kept) as checkpoints:
         log.say(*checkpoints.remarks)
-        state = loop.train(
-            training,
-            initial_state,
-            class_codes=codebook.packed if stage.fixed_codebook else None,
-            evaluate=lambda state: classify(stage, codebook, state).figures,
-            checkpoints=checkpoints,
-            log=log,
-            stop_request=stop_request,
-        )
-    if "latent" in state["params"]["head"]:
-        latent = jax.device_get(state["params"]["head"]["latent"])
-        names = stage.dataset.class_names
-        codebook = Codebook.from_numpy(latent, names, codebook_sources.LEARNT)
+        state, codebook = train_stage(stage, codebook, checkpoints, log, stop_request)
     if codebook is not None:
         for path in (stage.directory.codebook_file, stage.workdir / CODEBOOK_FILE):
             on_first_process(codebook.save, path)
     directory = stage.directory
     return measure_stage(stage, state, codebook, directory.curves_file, directory.confusions_file)
+
+
+def train_stage(
+    stage: Stage,
+    codebook: Codebook | None,
+    checkpoints: loop.StateStore,
+    log: loop.Log,
+    stop_request: StopRequest,
+) -> tuple[State, Codebook | None]:
+    """Trains a stage from its newest checkpoint, or from the weights that it starts from.
+
+    Args:
+      stage: the stage.
+      codebook: that it is trained with, or starts from; None where it has none, or draws one.
+      checkpoints: of the stage.
+      log: of the run.
+      stop_request: as in `loop.train`.
+
+    Returns:
+      The state after the last step, and the class codes: those that are learnt where some are.
+    """
+    latent = None if codebook is None else codebook.latent
+
+    def initial_state() -> State:
+        weights = stage.initial_weights() if stage.initial_weights else None
+        return stage.training.initial_state(weights, latent)
+
+    state = loop.train(
+        stage.training,
+        initial_state,
+        class_codes=codebook.packed if stage.fixed_codebook else None,
+        evaluate=lambda state: classify(stage, codebook, state).figures,
+        checkpoints=checkpoints,
+        log=log,
+        stop_request=stop_request,
+    )
+    if "latent" not in state["params"]["head"]:
+        return state, codebook
+    latent = jax.device_get(state["params"]["head"]["latent"])
+    return state, Codebook.from_numpy(latent, stage.dataset.class_names, codebook_sources.LEARNT)
 
 
 def _initial_codebook(stage: Stage) -> Codebook | None:

@@ -33,8 +33,10 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.experiment.config import RunConfig, StageConfig, as_json, parse
 from llc_jax.experiment.data_record import DATA_FILE, locate
+from llc_jax.experiment.network import load_weights
 from llc_jax.files import WriteFailed, read_json, sweep, try_lock, writing
 from llc_jax.mesh import from_first_process
+from llc_jax.models.network import PureNetwork, Tree
 
 CONFIG_FILE = "config.json"
 CODEBOOK_FILE = "codebook.npz"
@@ -91,6 +93,10 @@ class StageDirectory:
     def is_finished(self) -> bool:
         """Whether the stage is trained and evaluated."""
         return self.results_file.exists()
+
+    def load_weights(self, network: PureNetwork, sharding: jax.sharding.Sharding) -> Tree:
+        """Returns the `params` and `batch_stats` of its newest checkpoint."""
+        return load_weights(self.checkpoints, network, sharding)
 
     def load_codebook(self) -> Codebook | None:
         """Returns the stage's class codes, None where it has none."""

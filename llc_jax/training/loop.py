@@ -7,6 +7,8 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +18,7 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.data import pipeline
 from llc_jax.mesh import with_sharding
 from llc_jax.training import state as states
-from llc_jax.training.checkpoint import Checkpoints
-from llc_jax.training.logging import RunLog, StageLog
+from llc_jax.training.logging import StageLog
 from llc_jax.training.preemption import Stopped, StopRequest
 from llc_jax.training.state import State, Tree
 from llc_jax.training.step import Step
@@ -25,6 +26,38 @@ from llc_jax.training.step import Step
 
 class Diverged(ArithmeticError):
     """The loss or a weight is no longer finite."""
+
+
+class StateStore(Protocol):
+    """Keeps the states of a stage: on the disk, as `checkpoint.Checkpoints`, or in memory.
+
+    Attributes:
+      latest_step: of the newest state, None where there is none.
+    """
+
+    latest_step: int | None
+
+    def check_space(self, abstract: State) -> None:
+        """Raises an InputError if there is no room for such states."""
+
+    def save(self, step: int, state: State) -> None:
+        """Keeps the state, maybe later."""
+
+    def restore(self, abstract: State) -> State:
+        """Returns the newest state."""
+
+    def wait(self) -> None:
+        """Waits until all states are kept."""
+
+
+class Log(Protocol):
+    """Takes what a training has to say: `logging.RunLog`, or a progress bar."""
+
+    def say(self, *lines: str) -> None:
+        """Prints lines."""
+
+    def stage(self, name: str, first_step: int, num_steps: int) -> AbstractContextManager[StageLog]:
+        """Opens the log of a stage."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +156,8 @@ def train(
     initial_state: Callable[[], State],
     class_codes: np.ndarray | None,
     evaluate: Callable[[State], dict[str, float]],
-    checkpoints: Checkpoints,
-    log: RunLog,
+    checkpoints: StateStore,
+    log: Log,
     stop_request: StopRequest,
 ) -> State:
     """Trains a stage to its end.
@@ -196,7 +229,7 @@ def _take_steps(
     batches: Iterator[dict[str, jax.Array]],
     class_codes: jax.Array | None,
     evaluate: Callable[[State], dict[str, float]],
-    checkpoints: Checkpoints,
+    checkpoints: StateStore,
     log: StageLog,
     stop_request: StopRequest,
 ) -> State:
@@ -259,7 +292,7 @@ def _codebook_metrics(codes_before: np.ndarray, latent: jax.Array) -> dict[str, 
     }
 
 
-def _check(finite: bool, name: str, step: int, checkpoints: Checkpoints) -> None:
+def _check(finite: bool, name: str, step: int, checkpoints: StateStore) -> None:
     """Ends the stage of that name if a loss or a weight was not finite after a step."""
     if finite:
         return
