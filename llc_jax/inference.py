@@ -1,11 +1,13 @@
-"""A trained model: images -> codes -> classes."""
+"""A trained model: images or embeddings -> codes -> classes."""
 
 import concurrent.futures
+import dataclasses
 import functools
 import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -17,40 +19,67 @@ from llc_jax.data.stores import read_image
 from llc_jax.data.transforms import Crop
 from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
-from llc_jax.experiment.network import build_network, input_size, load_weights
-from llc_jax.experiment.workdir import FinishedStage, find_stage
+from llc_jax.experiment.config import RunConfig
+from llc_jax.experiment.network import (
+    build_network,
+    input_size,
+    load_weights,
+    takes_embeddings,
+)
+from llc_jax.experiment.workdir import find_stage
 from llc_jax.mesh import batch_sharding, make_mesh, replicated_sharding
-from llc_jax.models.network import Tree
+from llc_jax.models.network import PureNetwork, Tree
 
-# Images that the network takes at once, at most.
-_BATCH = 256
+# What a model encodes: pixels, paths, or embeddings.
+Inputs = np.ndarray | Sequence[str | os.PathLike]
+
+
+class Reader(Protocol):
+    """Reads inputs for a network.
+
+    Attributes:
+      batch_size: inputs that the network takes at once, at most.
+    """
+
+    batch_size: int
+
+    def check(self, inputs: Inputs) -> None:
+        """Raises an InputError if the inputs are of another kind."""
+
+    def read(
+        self, inputs: Inputs, rows: slice, skip: Callable[[int, InputError], None]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns some of the inputs as the network takes them, and which could be read, bool[b].
+
+        Those that could not are passed to `skip`, with their index.
+        """
 
 
 class Model:
-    """An encoder and its codebook. Made by `load`.
+    """An encoder and its codebook. Made by `load`, and by a fitted `llc_jax.LLC`.
+
+    Its inputs are images, uint8[N, H, W, 3] in RGB or N paths of image files; those of another
+    size than the network's are resized and cropped as in its evaluation. A network of
+    embeddings takes those, float[N, d], of 16, 32 or 64 bits, in memory or mapped.
 
     Attributes:
       codebook: the class codes, with the names of the classes.
     """
 
-    def __init__(self, stage: FinishedStage, codebook: Codebook):
+    def __init__(self, codebook: Codebook, network: PureNetwork, weights: Tree, reader: Reader):
         mesh = make_mesh()
         replicated, batched = replicated_sharding(mesh), batch_sharding(mesh)
-        network = build_network(stage.run, stage.config, codebook.num_classes)
-        weights = load_weights(stage.directory.checkpoints, network, replicated)
-        data = stage.run.data
         self.codebook = codebook
-        self._devices = mesh.size
-        self._crop = Crop(input_size(stage.run), data.crop_fraction, data.exif_orientation)
+        self._devices, self._reader = mesh.size, reader
 
-        def code_logits(weights: Tree, images: jax.Array) -> jax.Array:
-            output = network.evaluate(weights["params"], weights["batch_stats"], images)
+        def code_logits(weights: Tree, inputs: jax.Array) -> jax.Array:
+            output = network.evaluate(weights["params"], weights["batch_stats"], inputs)
             return output.code_logits[:, : codebook.num_bits]
 
         compiled = jit_network(
             code_logits, in_shardings=(replicated, batched), out_shardings=batched
         )
-        self._code_logits = functools.partial(compiled, weights)
+        self._code_logits = functools.partial(compiled, jax.device_put(weights, replicated))
 
     @property
     def num_bits(self) -> int:
@@ -58,91 +87,177 @@ class Model:
         return self.codebook.num_bits
 
     def code_logits(
-        self,
-        images: np.ndarray | Sequence[str | os.PathLike],
-        skip: Callable[[int, InputError], None] | None = None,
+        self, inputs: Inputs, skip: Callable[[int, InputError], None] | None = None
     ) -> np.ndarray:
         """Computes f = F(x) P, whose signs are the codes.
 
         Args:
-          images: uint8[N, H, W, 3], RGB; or N paths of image files. Images of another
-            size than the network's are resized and cropped as in its evaluation.
-          skip: called with the index of an image that is missing or damaged, and the error,
+          inputs: images or embeddings.
+          skip: called with the index of an input that is missing or damaged, and the error,
             instead of raising it; its code logits are NaN.
 
         Returns:
           float32[N, k].
 
         Raises:
-          InputError: if an image is of another form, missing or damaged.
+          InputError: if an input is of another form, missing or damaged.
         """
-        _check_images(images)
-        logits = [np.zeros((0, self.num_bits), np.float32)]
-        for pixels, readable in self._prepare(images, skip or _raise):
-            count = len(pixels)
-            padding = _padded(count, self._devices) - count
-            pixels = np.pad(pixels, ((0, padding), (0, 0), (0, 0), (0, 0)))
-            of_batch = np.asarray(self._code_logits(pixels))[:count]
-            logits.append(np.where(readable[:, None], of_batch, np.float32(np.nan)))
-        return np.concatenate(logits)
+        self._reader.check(inputs)
+        logits = np.empty((len(inputs), self.num_bits), np.float32)
+        for rows, of_batch in self._batches(inputs, skip or _raise):
+            logits[rows] = of_batch
+        return logits
 
-    def encode(self, images: np.ndarray | Sequence[str | os.PathLike]) -> np.ndarray:
+    def encode(self, inputs: Inputs) -> np.ndarray:
         """Computes instance codes.
 
         Args:
-          images: as in `code_logits`.
+          inputs: images or embeddings.
 
         Returns:
           uint32[N, ceil(k / 32)], packed; see `llc_jax.unpack`.
-        """
-        return np.asarray(packing.pack(self.code_logits(images)))
 
-    def classify(
-        self, images: np.ndarray | Sequence[str | os.PathLike], decoder: str = "mhd"
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Classifies images by their codes.
+        Raises:
+          InputError: as `code_logits`.
+        """
+        self._reader.check(inputs)
+        codes = np.empty((len(inputs), packing.num_words(self.num_bits)), np.uint32)
+        for rows, of_batch in self._batches(inputs, _raise):
+            codes[rows] = packing.pack(of_batch)
+        return codes
+
+    def classify(self, inputs: Inputs, decoder: str = "mhd") -> tuple[np.ndarray, np.ndarray]:
+        """Classifies inputs by their codes.
 
         Args:
-          images: as in `code_logits`.
+          inputs: images or embeddings.
           decoder: a name that `llc_jax.decoders.make` takes.
 
         Returns:
           Labels int32[N], indices into `codebook.class_names` and -1 where the decoder
           rejects; and distances int32[N] to that class's code, in bits, -1 too where
           there is none.
+
+        Raises:
+          InputError: as `code_logits`.
         """
         decode = decoders.make(decoder, self.codebook)
-        labels, distances = decode(self.code_logits(images))
+        labels, distances = decode(self.code_logits(inputs))
         return np.asarray(labels), np.asarray(distances)
 
-    def _prepare(
-        self, images, skip: Callable[[int, InputError], None]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields at most _BATCH images each time, and which of them could be read.
+    def _batches(
+        self, inputs: Inputs, skip: Callable[[int, InputError], None]
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yields the code logits of some inputs at a time, and which these are.
 
-        Those are uint8[b, size, size, 3], black where an image is skipped, and bool[b].
+        The devices compute the next ones meanwhile.
         """
-        black = np.zeros((self._crop.size, self._crop.size, 3), np.uint8)
+        pending = None
+        for start in range(0, len(inputs), self._reader.batch_size):
+            rows = slice(start, min(start + self._reader.batch_size, len(inputs)))
+            batch, readable = self._reader.read(inputs, rows, skip)
+            padding = _padded(len(batch), self._devices, self._reader.batch_size) - len(batch)
+            if padding:
+                batch = np.pad(batch, ((0, padding), *((0, 0),) * (batch.ndim - 1)))
+            if pending is not None:
+                yield _fetch(*pending)
+            pending = (rows, readable, self._code_logits(batch))
+        if pending is not None:
+            yield _fetch(*pending)
+
+
+def _fetch(rows: slice, readable: np.ndarray, logits: jax.Array) -> tuple[slice, np.ndarray]:
+    """Returns the code logits of a batch without its padding, NaN where there was no input."""
+    logits = np.asarray(logits)[: len(readable)]
+    if not readable.all():
+        logits = np.where(readable[:, None], logits, np.float32(np.nan))
+    return rows, logits
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageReader:
+    """Reads images for a network.
+
+    Attributes:
+      crop: makes uint8[size, size, 3] of an image.
+      batch_size: images that the network takes at once, at most.
+    """
+
+    crop: Crop
+    batch_size: int = 256
+
+    def check(self, images: np.ndarray | Sequence[str | os.PathLike]) -> None:
+        """Raises an InputError unless these are pixels or paths."""
+        if isinstance(images, np.ndarray):
+            if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+                raise InputError(
+                    "Images are uint8[N, H, W, 3] or paths, not "
+                    f"{images.dtype}{list(images.shape)}."
+                )
+        elif isinstance(images, str | os.PathLike):
+            raise InputError(f"Give a list of paths, not the single path {images}.")
+
+    def read(
+        self,
+        images: np.ndarray | Sequence[str | os.PathLike],
+        rows: slice,
+        skip: Callable[[int, InputError], None],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns some images, uint8[b, size, size, 3], and which could be read, bool[b].
+
+        An image that is skipped is black.
+        """
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            for start in range(0, len(images), _BATCH):
-                read = list(pool.map(self._read, images[start : start + _BATCH]))
-                readable = np.array([isinstance(pixels, np.ndarray) for pixels in read])
-                for row in np.flatnonzero(~readable):
-                    skip(start + int(row), read[row])
-                    read[row] = black
-                yield np.stack(read), readable
+            read = list(pool.map(self._read, images[rows]))
+        readable = np.array([isinstance(pixels, np.ndarray) for pixels in read])
+        for row in np.flatnonzero(~readable):
+            skip(rows.start + int(row), read[row])
+            read[row] = np.zeros((self.crop.size, self.crop.size, 3), np.uint8)
+        return np.stack(read), readable
 
     def _read(self, image: np.ndarray | str | os.PathLike) -> np.ndarray | InputError:
         """Returns uint8[size, size, 3], or the error of an image that cannot be read."""
         if isinstance(image, np.ndarray):
-            return self._crop(image, "")
+            return self.crop(image, "")
         path = pathlib.Path(image)
         try:
-            return self._crop(read_image(path), str(path))
+            return self.crop(read_image(path), str(path))
         except OSError as error:
             return InputError(f"Cannot read the image {path}: {error.strerror}.")
         except InputError as error:
             return error
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingReader:
+    """Reads embeddings for a network.
+
+    Attributes:
+      size: d, the numbers of an embedding.
+      batch_size: embeddings that the network takes at once, at most.
+    """
+
+    size: int
+    batch_size: int = 4096
+
+    def check(self, embeddings: np.ndarray) -> None:
+        """Raises an InputError unless these are embeddings of the size."""
+        kind, shape = getattr(embeddings, "dtype", None), getattr(embeddings, "shape", ())
+        if kind is None or kind.kind != "f" or len(shape) != 2 or shape[1] != self.size:
+            given = type(embeddings).__name__ if kind is None else f"{kind}{list(shape)}"
+            raise InputError(f"Embeddings are float[N, {self.size}], not {given}.")
+
+    def read(
+        self, embeddings: np.ndarray, rows: slice, skip: Callable[[int, InputError], None]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns some embeddings, float32[b, d], and which are finite, bool[b]."""
+        batch = np.asarray(embeddings[rows], np.float32)
+        # A sum is finite where all numbers are, and costs less than looking at each.
+        readable = np.isfinite(np.einsum("nd->n", batch))
+        for row in np.flatnonzero(~readable):
+            index = rows.start + int(row)
+            skip(index, InputError(f"The embedding {index} has numbers that are not finite."))
+        return batch, readable
 
 
 def load(path: str | os.PathLike, num_bits: int | None = None) -> Model:
@@ -173,7 +288,21 @@ def load(path: str | os.PathLike, num_bits: int | None = None) -> Model:
             f"num_bits is {' or '.join(map(str, trained))} for {stage.workdir}, not {num_bits}: "
             "only the numbers of bits in config.prefixes are trained to be codes."
         )
-    return Model(stage, codebook if num_bits is None else codebook.prefix(num_bits))
+    network = build_network(stage.run, stage.config, codebook.num_classes)
+    return Model(
+        codebook if num_bits is None else codebook.prefix(num_bits),
+        network,
+        load_weights(stage.directory.checkpoints, network, replicated_sharding(make_mesh())),
+        make_reader(stage.run),
+    )
+
+
+def make_reader(config: RunConfig) -> Reader:
+    """Returns what reads the inputs of a run's network."""
+    size, data = input_size(config), config.data
+    if takes_embeddings(config):
+        return EmbeddingReader(size)
+    return ImageReader(Crop(size, data.crop_fraction, data.exif_orientation))
 
 
 def _raise(index: int, error: InputError) -> None:
@@ -182,17 +311,7 @@ def _raise(index: int, error: InputError) -> None:
     raise error
 
 
-def _check_images(images) -> None:
-    if isinstance(images, np.ndarray):
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise InputError(
-                f"Images are uint8[N, H, W, 3] or paths, not {images.dtype}{list(images.shape)}."
-            )
-    elif isinstance(images, str | os.PathLike):
-        raise InputError(f"Give a list of paths, not the single path {images}.")
-
-
-def _padded(count: int, devices: int) -> int:
-    """Returns the batch size for `count` images: few different ones, so few compilations."""
+def _padded(count: int, devices: int, largest: int) -> int:
+    """Returns the batch size for `count` inputs: few different ones, so few compilations."""
     sizes = (devices * 2**power for power in itertools.count())
-    return next(size for size in sizes if size >= count)
+    return next(size for size in sizes if size >= min(count, largest))

@@ -29,10 +29,14 @@ def build_network(config: RunConfig, stage: StageConfig, num_classes: int) -> Pu
 
 def input_size(config: RunConfig) -> int:
     """Returns the side of the images that the network sees, in pixels, or the size of vectors."""
-    form = registry.backbone(config.model).input
-    if isinstance(form, VectorInput):
+    if takes_embeddings(config):
         return config.data.embedding_size
-    return config.data.image_size or form.size
+    return config.data.image_size or registry.backbone(config.model).input.size
+
+
+def takes_embeddings(config: RunConfig) -> bool:
+    """Whether the network takes embeddings, and not images."""
+    return isinstance(registry.backbone(config.model).input, VectorInput)
 
 
 def abstract_input(config: RunConfig) -> jax.ShapeDtypeStruct:
@@ -42,9 +46,8 @@ def abstract_input(config: RunConfig) -> jax.ShapeDtypeStruct:
 
 def describe_input(config: RunConfig) -> str:
     """Returns in words what the network takes."""
-    form, size = registry.backbone(config.model).input, input_size(config)
-    unit = "numbers" if isinstance(form, VectorInput) else "pixels"
-    return f"{form.kind} of {size} {unit}"
+    kind, size = registry.backbone(config.model).input.kind, input_size(config)
+    return f"{kind} of {size} {'numbers' if takes_embeddings(config) else 'pixels'}"
 
 
 def abstract_weights(network: PureNetwork) -> Tree:
