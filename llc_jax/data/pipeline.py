@@ -134,7 +134,7 @@ class Images(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class InMemory(Images):
-    """Decoded images of one size, uint8[N, H, W, 3]; for sets of small images.
+    """Decoded images of one size, uint8[N, H, W, 3], or vectors, float[N, d].
 
     Skipped images are not among the N; `damaged` has their indices in the source.
     """
@@ -169,7 +169,8 @@ class InMemory(Images):
         for step in steps:
             examples = order(shard.positions(step))
             mask = examples >= 0
-            images = np.where(mask[:, None, None, None], self.images[examples], np.uint8(0))
+            images = self.images[examples]
+            images[~mask] = 0
             labels = np.where(mask, self.labels[examples], 0).astype(np.int32)
             yield {"input": images, "label": labels, "mask": mask}
 

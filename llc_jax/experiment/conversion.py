@@ -2,8 +2,6 @@
 
 import os
 import pathlib
-import shutil
-import tempfile
 
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
@@ -13,20 +11,17 @@ from llc_jax.experiment.config import (
     OptimizerConfig,
     RunConfig,
     StageConfig,
-    as_json,
 )
+from llc_jax.experiment.finished_run import check_new, write_run
 from llc_jax.experiment.network import abstract_weights, build_network
 from llc_jax.experiment.workdir import (
     CODEBOOK_FILE,
-    CONFIG_FILE,
-    RESULTS_FILE,
-    StageDirectory,
     find_stage,
 )
-from llc_jax.files import atomic_write, write_json
+from llc_jax.files import atomic_write
 from llc_jax.mesh import make_mesh, replicated_sharding, with_sharding
 from llc_jax.models import registry
-from llc_jax.training.checkpoint import Checkpoints, restore_weights, weight_shapes
+from llc_jax.training.checkpoint import restore_weights, weight_shapes
 from llc_jax.weights import pretrained, torch_names
 
 _STAGE = "instance"
@@ -53,8 +48,7 @@ def convert(
       InputError: if the checkpoint cannot be used; then nothing is written.
     """
     workdir = pathlib.Path(workdir).absolute()
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise InputError(f"{workdir} exists already: name a new directory.")
+    check_new(workdir)
     state = pretrained.read_state_dict(weights)
     if pretrained.PROJECTION not in state:
         raise InputError(
@@ -67,13 +61,7 @@ def convert(
     network = build_network(config, config.stages[_STAGE], codes.num_classes)
     abstract = abstract_weights(network)
     tree = pretrained.from_torch(state, abstract, name, drop_head=False, source=str(weights))
-    workdir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=workdir.parent, prefix=f".{workdir.name}.") as temporary:
-        run = pathlib.Path(temporary) / "run"
-        _write(run, config, tree, codes)
-        if workdir.exists():
-            workdir.rmdir()
-        shutil.move(run, workdir)
+    write_run(workdir, config, tree, codes)
 
 
 def export(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
@@ -181,21 +169,3 @@ def _config(name: str, num_bits: int, weights: str | os.PathLike) -> RunConfig:
         eval_epochs=0,
         decoders=(),
     )
-
-
-def _write(
-    workdir: pathlib.Path, config: RunConfig, weights: pretrained.Tree, codebook: Codebook
-) -> None:
-    """Writes a finished run."""
-    directory = StageDirectory(workdir / _STAGE)
-    write_json(workdir / CONFIG_FILE, as_json(config))
-    with Checkpoints(directory.checkpoints) as checkpoints:
-        checkpoints.save(0, weights)
-    for path in (directory.codebook_file, workdir / CODEBOOK_FILE):
-        codebook.save(path)
-    figures = {
-        "codebook/unique": codebook.num_unique,
-        "codebook/min_distance": codebook.min_distance,
-    }
-    for path in (directory.results_file, workdir / RESULTS_FILE):
-        write_json(path, figures)

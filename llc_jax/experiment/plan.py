@@ -31,7 +31,7 @@ from llc_jax.experiment.network import (
     input_size,
     read_pretrained,
 )
-from llc_jax.experiment.stage import Evaluations, FigureNames, Stage
+from llc_jax.experiment.stage import Evaluations, FigureNames, Stage, Trained
 from llc_jax.experiment.training_plan import check_training, plan_training
 from llc_jax.experiment.workdir import StageDirectory
 from llc_jax.mesh import batch_sharding
@@ -76,16 +76,34 @@ def plan_run(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Plan:
             f"A batch of {config.batch_size} is larger than the {size} training images: "
             "choose a smaller batch_size."
         )
+    stages = plan_stages(config, dataset, mesh, lambda name: StageDirectory(workdir / name))
+    images = f"{size} training and {len(dataset.evaluation.labels)} evaluation images"
+    return _plan(config, stages, dataset, mesh, images, _remarks_on_speed(config))
+
+
+def plan_stages(
+    config: RunConfig, dataset: Dataset, mesh: Mesh, directory: Callable[[str], Trained]
+) -> tuple[Stage, ...]:
+    """Plans the training of all stages on a dataset that is open.
+
+    Args:
+      config: of the run.
+      dataset: its images or embeddings.
+      mesh: its devices.
+      directory: of a stage by its name: where its training leaves what comes of it.
+
+    Raises:
+      InputError: if the config, or a file that it names, cannot be used.
+    """
     stages: dict[str, Stage] = {}
     for name in config.stages:
-        stage = _plan_stage(config, name, workdir, dataset, mesh)
+        stage = _plan_stage(config, name, directory(name), dataset, mesh)
         weights = _initial_weights(config, stage, stages)
         codebook = _initial_codebook(config, stage, tuple(stages.values()))
         stages[name] = dataclasses.replace(
             stage, initial_weights=weights, initial_codebook=codebook
         )
-    images = f"{size} training and {len(dataset.evaluation.labels)} evaluation images"
-    return _plan(config, tuple(stages.values()), dataset, mesh, images, _remarks_on_speed(config))
+    return tuple(stages.values())
 
 
 def _remarks_on_speed(config: RunConfig) -> list[str]:
@@ -111,7 +129,7 @@ def plan_evaluation(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Pla
     record, trained = DataRecord.load(workdir), StageDirectory(workdir / name).load_codebook()
     class_names = _trained_classes(config.stages[name], trained, record)
     dataset = _open_dataset(config, [config.stages[name]], mesh, class_names)
-    stage = _plan_stage(config, name, workdir, dataset, mesh)
+    stage = _plan_stage(config, name, StageDirectory(workdir / name), dataset, mesh)
     remarks = [compare(record, config.data, dataset.fingerprint)]
     if trained is not None and trained.num_classes != stage.num_classes:
         raise InputError(
@@ -128,7 +146,11 @@ def plan_evaluation(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Pla
         if source == codebook_sources.LEARNT:
             codebook = functools.partial(_codebook_of_weights, config, stage)
         else:
-            stages = [_plan_stage(config, other, workdir, dataset, mesh) for other in earlier]
+            directories = [StageDirectory(workdir / other) for other in earlier]
+            stages = [
+                _plan_stage(config, directory.path.name, directory, dataset, mesh)
+                for directory in directories
+            ]
             codebook = _initial_codebook(config, stage, stages)
     stage = dataclasses.replace(stage, initial_weights=weights, initial_codebook=codebook)
     images = f"{len(dataset.evaluation.labels)} evaluation images"
@@ -203,7 +225,7 @@ def _plan(
 
 
 def _plan_stage(
-    config: RunConfig, name: str, workdir: pathlib.Path, dataset: Dataset, mesh: Mesh
+    config: RunConfig, name: str, directory: Trained, dataset: Dataset, mesh: Mesh
 ) -> Stage:
     """Plans a stage, all but the weights and the codebook that it starts from."""
     stage = config.stages[name]
@@ -214,7 +236,7 @@ def _plan_stage(
     check_input(config, network)
     return Stage(
         name=name,
-        directory=StageDirectory(workdir / name),
+        directory=directory,
         mesh=mesh,
         dataset=dataset,
         example=abstract_input(config),
