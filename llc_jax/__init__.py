@@ -9,6 +9,7 @@ _API = {
     "Codebook": "llc_jax.codes.codebook",
     "HammingIndex": "llc_jax.search.index",
     "InputError": "llc_jax.errors",
+    "LLC": "llc_jax.estimator",
     "Model": "llc_jax.inference",
     "decoders": "llc_jax.decoding.decoders",
     "load": "llc_jax.inference",

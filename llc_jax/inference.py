@@ -256,7 +256,7 @@ class EmbeddingReader:
         readable = np.isfinite(np.einsum("nd->n", batch))
         for row in np.flatnonzero(~readable):
             index = rows.start + int(row)
-            skip(index, InputError(f"The embedding {index} has numbers that are not finite."))
+            skip(index, InputError(f"The embedding {index} has NaN or inf among its numbers."))
         return batch, readable
 
 

@@ -105,6 +105,38 @@ class RunLog:
             self.say(f"About {left} of training for {stages}.")
 
 
+class ProgressLog:
+    """The log of a training that writes no files: a progress bar, and a line for each stage.
+
+    Args:
+      quiet: whether to print nothing at all.
+    """
+
+    def __init__(self, quiet: bool = False):
+        self._quiet = quiet
+        self._console = rich.console.Console(quiet=quiet, highlight=False, soft_wrap=True)
+
+    def say(self, *lines: str) -> None:
+        """Prints lines."""
+        for line in lines:
+            self._console.print(line, markup=False)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, first_step: int, num_steps: int) -> Iterator["StageLog"]:
+        """Opens the log of a stage."""
+        if self._quiet:
+            yield StageLog(name, [], _no_bar, _say_nothing)
+            return
+        time_left = TimeLeft(num_steps, 0)
+        with _progress(self._console, name, first_step, num_steps, time_left) as update_bar:
+
+            def to_console(step, values, evaluation):
+                if step == num_steps:
+                    self.say(*epoch_lines(name, values, evaluation, "", self._console.width))
+
+            yield StageLog(name, [], update_bar, to_console)
+
+
 class StageLog:
     """The open log of one stage.
 
