@@ -10,6 +10,7 @@ _API = {
     "HammingIndex": "llc_jax.search.index",
     "InputError": "llc_jax.errors",
     "LLC": "llc_jax.estimator",
+    "LinearEncoder": "llc_jax.codes.encoders",
     "Model": "llc_jax.inference",
     "decoders": "llc_jax.decoding.decoders",
     "load": "llc_jax.inference",

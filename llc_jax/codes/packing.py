@@ -51,6 +51,14 @@ def pack(bits_or_logits: jax.Array) -> jax.Array:
     return jnp.sum(shifted, axis=-1, dtype=jnp.uint32)
 
 
+def pack_on_host(logits: np.ndarray) -> np.ndarray:
+    """Packs code logits as `pack` does, without a device: real[N, k] -> uint32[N, ceil(k / 32)]."""
+    count, num_bits = logits.shape
+    code_bytes = np.zeros((count, 4 * num_words(num_bits)), np.uint8)
+    code_bytes[:, : -(-num_bits // 8)] = np.packbits(logits >= 0, axis=1, bitorder="little")
+    return code_bytes.view("<u4").astype(np.uint32, copy=False)
+
+
 def unpack(packed: jax.Array, num_bits: int) -> jax.Array:
     """Unpacks words into codes, the inverse of `pack`.
 

@@ -25,6 +25,7 @@ def test_equals_the_definition_and_inverts(num_bits):
     expected = oracle(signs)
     for form in (logits, signs, signs.astype(np.int32), signs > 0):
         np.testing.assert_array_equal(packing.pack(form), expected)
+    np.testing.assert_array_equal(packing.pack_on_host(logits), expected)
     np.testing.assert_array_equal(packing.unpack(expected, num_bits), signs)
     assert packing.unpack(expected, num_bits).dtype == np.int8
 
