@@ -13,10 +13,12 @@ _API = {
     "LinearEncoder": "llc_jax.codes.encoders",
     "Model": "llc_jax.inference",
     "decoders": "llc_jax.decoding.decoders",
+    "from_bytes": "llc_jax.codes.packing",
     "load": "llc_jax.inference",
     "metrics": "llc_jax.evaluation.metrics",
     "pack": "llc_jax.codes.packing",
     "sign_ste": "llc_jax.codes.binarize",
+    "to_bytes": "llc_jax.codes.packing",
     "unpack": "llc_jax.codes.packing",
 }
 

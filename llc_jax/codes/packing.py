@@ -1,4 +1,4 @@
-"""Codes of k bits <-> uint32 words.
+"""Codes of k bits <-> uint32 words <-> bytes.
 
 Bit j of a code is bit `j % 32` of word `j // 32`, set iff the code has +1 there.
 The unused high bits of the last word are 0. On disk, words are little endian.
@@ -9,9 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from llc_jax.errors import InputError
+from llc_jax.options import choose
 
 MAX_BITS = 1024
 WORD_BITS = 32
+
+# Each byte with its bits in the other order.
+_REVERSED = np.packbits(
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), axis=1
+)[:, 0]
+# By the order of the bits in a byte: what each byte is in the order of the words, and back.
+_BYTES_BY_ORDER = {"little": np.arange(256, dtype=np.uint8), "big": _REVERSED}
+BIT_ORDERS = tuple(_BYTES_BY_ORDER)
 
 
 def num_words(num_bits: int) -> int:
@@ -91,6 +100,68 @@ def _unpack(packed, num_bits):
 def _shifts(ndim: int) -> jax.Array:
     """Returns 0..31 as the last axis of an array with `ndim` axes."""
     return jnp.arange(WORD_BITS, dtype=jnp.uint32).reshape((1,) * (ndim - 1) + (WORD_BITS,))
+
+
+def to_bytes(codes: np.ndarray | jax.Array, num_bits: int, bit_order: str = "little") -> np.ndarray:
+    """Converts packed codes to the bytes that other programs take.
+
+    Args:
+      codes: uint32[N, ceil(k / 32)].
+      num_bits: k, the bits of a code.
+      bit_order: "little", where bit j of a code is bit j % 8 of byte j // 8, as for FAISS;
+        or "big", where it is bit 7 - j % 8, as `np.packbits` has it by default, and with it
+        Vespa and the precision `ubinary` of sentence-transformers.
+
+    Returns:
+      uint8[N, ceil(k / 8)]; unused bits are 0.
+
+    Raises:
+      InputError: if the codes have another form, or there is no such order.
+    """
+    reordered = choose(bit_order, _BYTES_BY_ORDER, "bit_order")
+    code_bytes = to_little_endian(checked(codes, num_bits)).view(np.uint8)
+    return reordered[code_bytes[:, : _num_bytes(num_bits)]]
+
+
+def from_bytes(
+    code_bytes: np.ndarray | jax.Array, num_bits: int, bit_order: str = "little"
+) -> np.ndarray:
+    """Converts bytes to packed codes, the inverse of `to_bytes`.
+
+    Args:
+      code_bytes: uint8[N, ceil(k / 8)].
+      num_bits: k, the bits of a code.
+      bit_order: as in `to_bytes`.
+
+    Returns:
+      uint32[N, ceil(k / 32)].
+
+    Raises:
+      InputError: if the bytes have another form, or bits set beyond `num_bits`, or there is
+        no such order.
+    """
+    reordered = choose(bit_order, _BYTES_BY_ORDER, "bit_order")
+    code_bytes = np.asarray(code_bytes)
+    words, width = num_words(num_bits), _num_bytes(num_bits)
+    if code_bytes.ndim != 2 or code_bytes.dtype != np.uint8 or code_bytes.shape[1] != width:
+        raise InputError(
+            f"The bytes of codes of {num_bits} bits are uint8[N, {width}], not "
+            f"{code_bytes.dtype}{list(code_bytes.shape)}."
+        )
+    padded = np.zeros((len(code_bytes), 4 * words), np.uint8)
+    padded[:, :width] = reordered[code_bytes]
+    packed = padded.view("<u4").astype(np.uint32, copy=False)
+    if has_stray_bits(packed[:, -1], num_bits):
+        raise InputError(
+            f"There are bytes with bits set beyond the first {num_bits} of a code, read with "
+            f"bit_order={bit_order!r}: give the number of bits and the order they were written in."
+        )
+    return packed
+
+
+def _num_bytes(num_bits: int) -> int:
+    """Returns how many bytes hold a code."""
+    return -(-num_bits // 8)
 
 
 def checked(packed: np.ndarray | jax.Array, num_bits: int) -> np.ndarray:
