@@ -118,15 +118,22 @@ def _add_conversions(commands) -> None:
     convert.set_defaults(command=_convert)
 
     export = commands.add_parser("export", help="write a run's weights, or codes, for others")
-    formats = ["torch", "faiss", "pgvector", "parquet", "npy"]
+    formats = ["torch", "faiss", "pgvector", "parquet", "npy", "float"]
     export.add_argument("--to", required=True, choices=formats, help="what to write")
     export.add_argument(
         "--out",
         required=True,
-        help="the file to write: .safetensors or .pth, .faiss, .sql, .parquet, .npy",
+        help="the file to write: .safetensors or .pth, .faiss, .sql, .parquet, .npy (of bytes, "
+        "and of float)",
     )
     export.add_argument("--run", help="for torch: workdir of a finished run")
     export.add_argument("--codes", help="for the others: what encode wrote, or an index")
+    export.add_argument(
+        "--bit-order",
+        choices=["little", "big"],
+        help="for npy and parquet: bit j is bit j %% 8 of a byte (little, the default; as FAISS) "
+        "or bit 7 - j %% 8 (big; as np.packbits, ubinary and Vespa)",
+    )
     export.set_defaults(command=_export)
 
 
@@ -205,10 +212,15 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    option, source = ("--run", options.run) if options.to == "torch" else ("--codes", options.codes)
-    if source is None:
-        raise InputError(f"--to {options.to} needs {option}: what to write.")
+    sources = {"--run": options.run, "--codes": options.codes}
+    needed, other = ("--run", "--codes") if options.to == "torch" else ("--codes", "--run")
+    if sources[needed] is None:
+        raise InputError(f"--to {options.to} needs {needed}: what to write.")
+    if sources[other] is not None:
+        raise InputError(f"--to {options.to} writes what {needed} names: leave {other} out.")
     if options.to == "torch":
+        if options.bit_order:
+            raise InputError("--to torch writes weights: --bit-order is for codes.")
         from llc_jax.experiment import conversion
 
         conversion.export(options.run, options.out)
@@ -217,7 +229,7 @@ def _export(options: argparse.Namespace) -> None:
     from llc_jax.search import export
 
     table = export.read(options.codes)
-    export.write(table, options.to, options.out)
+    export.write(table, options.to, options.out, options.bit_order)
     print(f"{len(table.ids)} codes of {table.num_bits} bits: {options.out}")
 
 

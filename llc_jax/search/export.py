@@ -1,7 +1,8 @@
 """Codes with their ids, written in the formats of other search programs.
 
-All formats have the bits of a code in one order: bit j of a code is bit j % 8 of byte
-j // 8, and character j of a bit string. Unused bits are 0, so distances are the same.
+Bit j of a code is bit j % 8 of byte j // 8, or bit 7 - j % 8 where `bit_order` is "big"; it
+is character j of a bit string, and number j of a vector of +1 and -1. Unused bits are 0, so
+distances are the same.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from llc_jax.errors import InputError
 from llc_jax.files import atomic_write, read_arrays
 from llc_jax.search.index import HammingIndex
 
-# Rows that are converted to text at once.
+# Rows that are converted to text, or to numbers, at once.
 _CHUNK = 2**16
 
 
@@ -41,8 +42,7 @@ class CodeTable:
     @property
     def code_bytes(self) -> np.ndarray:
         """The codes without the unused bytes of their words, uint8[N, ceil(k / 8)]."""
-        word_bytes = packing.to_little_endian(self.codes).view(np.uint8)
-        return np.ascontiguousarray(word_bytes[:, : -(-self.num_bits // 8)])
+        return packing.to_bytes(self.codes, self.num_bits)
 
 
 def read(path: str | os.PathLike) -> CodeTable:
@@ -73,17 +73,19 @@ def read(path: str | os.PathLike) -> CodeTable:
     return CodeTable(num_bits, codes, np.arange(len(codes)), paths)
 
 
-def write(table: CodeTable, to: str, path: str | os.PathLike) -> None:
+def write(table: CodeTable, to: str, path: str | os.PathLike, bit_order: str | None = None) -> None:
     """Writes codes in a format that another program reads.
 
     Args:
       table: codes, ids, paths.
       to: a name of `FORMATS`.
       path: the file; for pgvector the `.sql` file, with the data in a `.tsv` beside it.
+      bit_order: of the bytes, "little" (the default) or "big", as in `llc_jax.to_bytes`;
+        only for the formats that hold bytes as such, npy and parquet.
 
     Raises:
-      InputError: if the format is unknown, the file has another suffix, or a package is
-        missing.
+      InputError: if the format is unknown or has no choice of the order of bits, the file has
+        another suffix, or a package is missing.
       WriteFailed: if the file cannot be written.
     """
     if to not in FORMATS:
@@ -92,13 +94,36 @@ def write(table: CodeTable, to: str, path: str | os.PathLike) -> None:
     path = pathlib.Path(path)
     if path.suffix != suffix:
         raise InputError(f"Codes for {to} are a {suffix} file, not {path}.")
-    writer(table, path)
+    if bit_order is None:
+        writer(table, path)
+    elif to in _OF_BYTES:
+        writer(table, path, bit_order)
+    else:
+        raise InputError(
+            f"The form {to} has its bits in one order: choose another only for "
+            f"{' or '.join(_OF_BYTES)}."
+        )
 
 
-def _write_npy(table: CodeTable, path: pathlib.Path) -> None:
+def _write_npy(table: CodeTable, path: pathlib.Path, bit_order: str = "little") -> None:
     """Writes uint8[N, ceil(k / 8)]; the ids are lost."""
+    code_bytes = packing.to_bytes(table.codes, table.num_bits, bit_order)
     with atomic_write(path) as temporary:
-        np.save(temporary, table.code_bytes, allow_pickle=False)
+        np.save(temporary, code_bytes, allow_pickle=False)
+
+
+def _write_float(table: CodeTable, path: pathlib.Path) -> None:
+    """Writes float32[N, k] of +1 and -1; the ids are lost."""
+    header = {
+        "descr": "<f4",
+        "fortran_order": False,
+        "shape": (len(table.codes), table.num_bits),
+    }
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(table.codes), _CHUNK):
+            signs = packing.unpack(table.codes[start : start + _CHUNK], table.num_bits)
+            file.write(np.asarray(signs).astype("<f4").tobytes())
 
 
 def _write_faiss(table: CodeTable, path: pathlib.Path) -> None:
@@ -112,11 +137,11 @@ def _write_faiss(table: CodeTable, path: pathlib.Path) -> None:
         faiss.write_index_binary(index, str(temporary))
 
 
-def _write_parquet(table: CodeTable, path: pathlib.Path) -> None:
+def _write_parquet(table: CodeTable, path: pathlib.Path, bit_order: str = "little") -> None:
     """Writes columns `id`, `code` (a list of bytes) and, where they are known, `path`."""
     arrow = _import_package("pyarrow", "pyarrow")
     parquet = _import_package("pyarrow.parquet", "pyarrow")
-    code_bytes = table.code_bytes
+    code_bytes = packing.to_bytes(table.codes, table.num_bits, bit_order)
     offsets = np.arange(0, code_bytes.size + 1, code_bytes.shape[1], dtype=np.int64)
     columns = {
         "id": arrow.array(table.ids, arrow.int64()),
@@ -124,7 +149,7 @@ def _write_parquet(table: CodeTable, path: pathlib.Path) -> None:
     }
     if table.paths is not None:
         columns["path"] = arrow.array(table.paths, arrow.string())
-    metadata = {"num_bits": str(table.num_bits)}
+    metadata = {"num_bits": str(table.num_bits), "bit_order": bit_order}
     with atomic_write(path) as temporary:
         parquet.write_table(arrow.table(columns).replace_schema_metadata(metadata), temporary)
 
@@ -188,9 +213,13 @@ def _import_package(module: str, name: str) -> ModuleType:
         raise InputError(f"This needs {name}: pip install {name}.") from error
 
 
-FORMATS: dict[str, tuple[str, Callable[[CodeTable, pathlib.Path], None]]] = {
+FORMATS: dict[str, tuple[str, Callable[..., None]]] = {
     "faiss": (".faiss", _write_faiss),
+    "float": (".npy", _write_float),
     "npy": (".npy", _write_npy),
     "parquet": (".parquet", _write_parquet),
     "pgvector": (".sql", _write_pgvector),
 }
+
+# The formats whose bytes can have their bits in either order.
+_OF_BYTES = ("npy", "parquet")

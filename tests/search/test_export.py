@@ -60,6 +60,29 @@ def test_npy_holds_the_bits_in_order(num_bits, tmp_path):
     assert not bits[:, num_bits:].any()
 
 
+@pytest.mark.parametrize("num_bits", [7, 64])
+def test_npy_holds_the_bits_as_numpy_packs_them(num_bits, tmp_path):
+    table = random_table(num_bits)
+    export.write(table, "npy", tmp_path / "codes.npy", bit_order="big")
+    expected = np.packbits(bit_matrix(table), axis=1)
+    np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), expected)
+
+
+@pytest.mark.parametrize("num_bits", [7, 33])
+def test_float_holds_signs(num_bits, tmp_path, monkeypatch):
+    table = random_table(num_bits)
+    monkeypatch.setattr(export, "_CHUNK", 128)
+    export.write(table, "float", tmp_path / "codes.npy")
+    vectors = np.load(tmp_path / "codes.npy", allow_pickle=False)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, 2.0 * bit_matrix(table) - 1)
+    distances, _ = search_itself(table, 300)
+    products = vectors[:20] @ vectors.T
+    np.testing.assert_array_equal(-np.sort(-products, axis=1), num_bits - 2 * distances)
+    export.write(random_table(num_bits, 0), "float", tmp_path / "codes.npy")
+    assert np.load(tmp_path / "codes.npy").shape == (0, num_bits)
+
+
 @pytest.mark.parametrize("paths", [None, PATHS])
 def test_parquet_holds_ids_codes_and_paths(paths, tmp_path):
     pytest.importorskip("pyarrow", reason="pip install pyarrow")
@@ -68,12 +91,17 @@ def test_parquet_holds_ids_codes_and_paths(paths, tmp_path):
     table = random_table(20, 3, paths)
     export.write(table, "parquet", tmp_path / "codes.parquet")
     loaded = parquet.read_table(tmp_path / "codes.parquet")
-    assert loaded.schema.metadata[b"num_bits"] == b"20"
+    assert loaded.schema.metadata == {b"num_bits": b"20", b"bit_order": b"little"}
     np.testing.assert_array_equal(loaded["id"], table.ids)
     np.testing.assert_array_equal(np.array(loaded["code"].to_pylist(), np.uint8), table.code_bytes)
     assert loaded.column_names == ["id", "code", *(["path"] if paths else [])]
     if paths:
         assert tuple(loaded["path"].to_pylist()) == paths
+    export.write(table, "parquet", tmp_path / "codes.parquet", bit_order="big")
+    loaded = parquet.read_table(tmp_path / "codes.parquet")
+    assert loaded.schema.metadata[b"bit_order"] == b"big"
+    code_bytes = np.array(loaded["code"].to_pylist(), np.uint8)
+    np.testing.assert_array_equal(code_bytes, np.packbits(bit_matrix(table), axis=1))
 
 
 def unescaped(text):
@@ -177,14 +205,22 @@ def test_reads_what_encode_wrote_and_an_index(tmp_path):
         arguments = [f"--codes={tmp_path / name}", "--to=npy", f"--out={out}"]
         assert cli.main(["export", *arguments]) == 0
         np.testing.assert_array_equal(np.load(out), table.code_bytes)
+        assert cli.main(["export", *arguments, "--bit-order=big"]) == 0
+        np.testing.assert_array_equal(np.load(out), np.packbits(bit_matrix(table), axis=1))
 
 
 def test_bad_input_is_named(tmp_path, capsys):
     table = random_table(20, 3)
-    with pytest.raises(InputError, match="no form 'csv': choose one of faiss, npy"):
+    with pytest.raises(InputError, match="no form 'csv': choose one of faiss, float, npy"):
         export.write(table, "csv", tmp_path / "a.csv")
     with pytest.raises(InputError, match="for npy are a .npy file, not"):
         export.write(table, "npy", tmp_path / "a.txt")
+    for to, suffix in (("faiss", ".faiss"), ("pgvector", ".sql"), ("float", ".npy")):
+        with pytest.raises(InputError, match=f"The form {to} has .* only for npy or parquet"):
+            export.write(table, to, tmp_path / f"a{suffix}", bit_order="little")
+    with pytest.raises(InputError, match="bit_order is one of big, little, not 'middle'"):
+        export.write(table, "npy", tmp_path / "a.npy", bit_order="middle")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="There are no codes at"):
         export.read(tmp_path / "none.npz")
     np.savez(tmp_path / "other.npz", codes=np.zeros((3, 1), np.uint32))
@@ -197,3 +233,11 @@ def test_bad_input_is_named(tmp_path, capsys):
     assert "--to npy needs --codes" in capsys.readouterr().err
     assert cli.main(["export", "--to=torch", "--out=a.pth", "--codes=x"]) == 2
     assert "--to torch needs --run" in capsys.readouterr().err
+    torch = ["export", "--to=torch", "--out=a.pth", "--run=x"]
+    for arguments, message in [
+        ([*torch, "--codes=x"], "writes what --run names: leave --codes out"),
+        ([*torch, "--bit-order=big"], "writes weights: --bit-order is for codes"),
+        (["export", "--to=npy", "--out=a", "--codes=x", "--run=x"], "leave --run out"),
+    ]:
+        assert cli.main(arguments) == 2
+        assert message in capsys.readouterr().err
