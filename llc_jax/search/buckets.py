@@ -67,20 +67,19 @@ def _fill(codes, starts, rows):
 
 
 @compiled
-def nearest(starts, rows, num_bits, item_ids, queries, distances, ids, answered):
+def nearest(starts, rows, num_bits, queries, distances, nearest_rows, answered):
     """Finds the nearest items of each query, by (distance, row).
 
     Args:
       starts, rows: of `Buckets`.
       num_bits: k.
-      item_ids: int64[N], the id of each row.
       queries: uint32[Q].
       distances: int32[Q, top], filled; -1 where there are fewer items.
-      ids: int64[Q, top], filled likewise.
+      nearest_rows: int64[Q, top], filled likewise.
       answered: bool[Q], filled; False where a query needs too many probes, or was left out
-        because many before it did. Its distances and ids mean nothing.
+        because many before it did. Its distances and rows mean nothing.
     """
-    count, top = len(rows), min(ids.shape[1], len(rows))
+    count, top = len(rows), min(nearest_rows.shape[1], len(rows))
     max_probes = max(count // _ITEMS_PER_PROBE, 1)
     capacity = min(4 * top + 64, count)
     candidates, scratch = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
@@ -98,7 +97,7 @@ def nearest(starts, rows, num_bits, item_ids, queries, distances, ids, answered)
             )  # fmt: skip
             for i in range(num_collected):
                 distances[q, size + i] = radius
-                ids[q, size + i] = item_ids[candidates[i]]
+                nearest_rows[q, size + i] = candidates[i]
             size += num_collected
             probes += codes_at_radius
             codes_at_radius = codes_at_radius * (num_bits - radius) // (radius + 1)
@@ -106,7 +105,7 @@ def nearest(starts, rows, num_bits, item_ids, queries, distances, ids, answered)
         answered[q] = size == top
         failures += not answered[q]
         distances[q, size:] = -1
-        ids[q, size:] = -1
+        nearest_rows[q, size:] = -1
 
 
 @numba.njit

@@ -1,19 +1,15 @@
 """Search among many codes: exact, and always in the same order."""
 
-import concurrent.futures
 import os
 import threading
-from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from llc_jax.codes import packing
 from llc_jax.errors import InputError
-from llc_jax.search import buckets, index_file, scan, sharded
-
-# Queries that a thread answers in one call, at most.
-_BATCH = scan.QUERY_GROUP
+from llc_jax.search import buckets, index_file, rescoring, scan, sharded
+from llc_jax.search.threads import in_threads
 
 
 class HammingIndex:
@@ -112,28 +108,73 @@ class HammingIndex:
           InputError: if the queries have another form, k is not a whole number from 1, or
             so many results do not fit into memory.
         """
-        queries = self._checked_queries(queries)
+        distances, rows = self._nearest_rows(queries, k)
+        scan.rows_to_ids(rows, self._merged_items()[1])
+        return distances, rows
+
+    def rescore(
+        self,
+        code_logits: np.ndarray | jax.Array,
+        k: int = 10,
+        oversample: int = 4,
+        vectors: np.ndarray | None = None,
+        query_vectors: np.ndarray | jax.Array | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Finds k * oversample items by bits, and of these the first k by inner products.
+
+        The score of an item is the inner product of the query's code logits with the item's
+        bits as +1 and -1. Where vectors are given, it is that of the query's vector with the
+        item's; scale both to length 1 for the cosine.
+
+        Args:
+          code_logits: float[Q, num_bits], as `Model.code_logits` gives them; their signs are
+            the codes that are searched for.
+          k: how many to find.
+          oversample: the shortlist is so many times as long. With one as long as the index,
+            the order is that of the scores of all items.
+          vectors: float[N, d], of all items in the order of `ids`; taken as float32. Of an
+            array that is mapped into memory, only the rows of the shortlist are read.
+          query_vectors: float[Q, d], together with `vectors`.
+
+        Returns:
+          Distances in bits, int32[Q, k], ids, int64[Q, k], and scores, float32[Q, k], by
+          (descending score, distance, insertion); -1, -1 and -inf where there are fewer
+          items than k. The shortlists, in parts, take up to 128 MiB beside these, or
+          32 bytes an item where one is longer, and vectors 16 MiB for each core.
+
+        Raises:
+          InputError: as `search` does; if the logits or vectors have another form, another
+            number or are not finite, or oversample is not a whole number from 1.
+        """
+        code_logits = rescoring.checked_numbers(code_logits, "Code logits", self.num_bits)
         columns, item_ids = self._merged_items()
-        distances, ids = sharded.empty_results(len(queries), k)
+        return rescoring.rescore(
+            self._nearest_rows, columns, item_ids,
+            code_logits, k, oversample, vectors, query_vectors,
+        )  # fmt: skip
+
+    def _nearest_rows(self, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the distances and rows of the nearest items, int32 and int64[Q, top]."""
+        queries = self._checked_queries(queries)
+        columns, _ = self._merged_items()
+        distances, rows = sharded.empty_results(len(queries), top)
         answered = np.zeros(len(queries), np.bool_)
         table = self._bucket_table()
 
         def probe(batch: slice) -> None:
             buckets.nearest(
-                table.starts, table.rows, self.num_bits, item_ids, queries[batch, 0],
-                distances[batch], ids[batch], answered[batch],
+                table.starts, table.rows, self.num_bits, queries[batch, 0],
+                distances[batch], rows[batch], answered[batch],
             )  # fmt: skip
 
         if table is not None:
-            _in_threads(probe, len(queries))
+            in_threads(probe, len(queries))
         remaining = np.flatnonzero(~answered)
-        _in_threads(
-            lambda batch: scan.nearest(
-                columns, item_ids, queries, remaining[batch], distances, ids
-            ),
+        in_threads(
+            lambda batch: scan.nearest(columns, queries, remaining[batch], distances, rows),
             len(remaining),
         )
-        return distances, ids
+        return distances, rows
 
     def range_search(
         self, queries: np.ndarray | jax.Array, radius: int
@@ -157,7 +198,7 @@ class HammingIndex:
         queries = self._checked_queries(queries)
         columns, item_ids = self._merged_items()
         histograms = np.zeros((len(queries), min(int(radius), self.num_bits) + 1), np.int64)
-        _in_threads(
+        in_threads(
             lambda batch: scan.count_within(columns, queries[batch], histograms[batch]),
             len(queries),
         )
@@ -165,7 +206,7 @@ class HammingIndex:
         slots = ends - histograms
         offsets = np.concatenate([[0], ends[:, -1]])
         distances, ids = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.int64)
-        _in_threads(
+        in_threads(
             lambda batch: scan.write_within(
                 columns, item_ids, queries[batch], slots[batch], distances, ids
             ),
@@ -255,17 +296,3 @@ def _checked_ids(ids: np.ndarray) -> np.ndarray:
     if np.any(ids == -1):
         raise InputError("-1 stands for no item and cannot be an id.")
     return ids
-
-
-def _in_threads(work: Callable[[slice], None], count: int) -> None:
-    """Does the work for batches of `count` queries, on all cores."""
-    cores = os.cpu_count() or 1
-    size = max(1, min(-(-count // cores), _BATCH))
-    batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
-    if len(batches) <= 1:
-        for batch in batches:
-            work(batch)
-        return
-    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
-        for _ in pool.map(work, batches):
-            pass

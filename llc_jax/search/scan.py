@@ -33,19 +33,18 @@ _THRESHOLD, _BELOW, _SIZE = range(3)
 
 
 @compiled
-def nearest(columns, item_ids, queries, query_indices, distances, ids):
+def nearest(columns, queries, query_indices, distances, nearest_rows):
     """Finds the nearest codes of each query, by (distance, row).
 
     Args:
       columns: uint32[W, N], contiguous.
-      item_ids: int64[N], the id of each row.
       queries: uint32[Q, W], contiguous.
       query_indices: int64[R], which of the queries to answer.
       distances: int32[Q, top], filled for these; -1 where there are fewer codes.
-      ids: int64[Q, top], filled likewise.
+      nearest_rows: int64[Q, top], filled likewise.
     """
     words, count = columns.shape
-    num_queries, top = len(query_indices), ids.shape[1]
+    num_queries, top = len(query_indices), nearest_rows.shape[1]
     above_all = 32 * words + 1
     capacity = min(2 * top + LANES, count)
     block = max(_CHUNK, _BLOCK_WORDS // words // _CHUNK * _CHUNK)
@@ -79,7 +78,17 @@ def nearest(columns, item_ids, queries, query_indices, distances, ids):
             size = _counting_sort(
                 states[i, _SIZE], histograms[i], rows[i], row_distances[i], scratch, distances[q]
             )
-            _write_ids(item_ids, scratch[:size], ids[q])
+            nearest_rows[q, :size] = scratch[:size]
+            nearest_rows[q, size:] = -1
+
+
+@compiled
+def rows_to_ids(rows, item_ids):
+    """Replaces rows, int64[Q, top], by the ids of their items; what is -1 stays."""
+    for q in range(len(rows)):
+        for slot in range(rows.shape[1]):
+            if rows[q, slot] >= 0:
+                rows[q, slot] = item_ids[rows[q, slot]]
 
 
 @compiled
@@ -287,11 +296,3 @@ def _counting_sort(size, histogram, rows, row_distances, sorted_rows, distances)
         sorted_rows[slot] = rows[i]
     distances[size:] = -1
     return min(size, len(distances))
-
-
-@numba.njit
-def _write_ids(item_ids, rows, ids):
-    """Writes the ids of rows, and -1 after them."""
-    for slot in range(len(rows)):
-        ids[slot] = item_ids[rows[slot]]
-    ids[len(rows) :] = -1
