@@ -87,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--index", required=True, help="what index wrote")
     search.add_argument("--codes", help="the .npz file that it was made of: names the images")
     search.add_argument("--top", type=int, default=10, help="how many to find (10)")
+    search.add_argument(
+        "--rescore", action="store_true", help="order by the code logits, and print the scores"
+    )
+    search.add_argument(
+        "--oversample", type=int, help="with --rescore: of TOP times so many nearest (4)"
+    )
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
     search.set_defaults(command=_search)
 
@@ -248,6 +254,8 @@ def _search(options: argparse.Namespace) -> None:
     from llc_jax.search import export
     from llc_jax.search.index import HammingIndex
 
+    if options.oversample is not None and not options.rescore:
+        raise InputError("--oversample is for --rescore: give both, or neither.")
     index = HammingIndex.load(options.index)
     item_paths = export.read(options.codes).paths if options.codes else None
     if item_paths is not None and len(index) and index.ids.max() >= len(item_paths):
@@ -259,19 +267,25 @@ def _search(options: argparse.Namespace) -> None:
             f"The index {options.index} has codes of {index.num_bits} bits, the run "
             f"{options.run} of {model.num_bits}: make the index with that run."
         )
-    distances, ids = index.search(model.encode(paths), options.top)
+    logits = model.code_logits(paths)
+    if options.rescore:
+        oversample = 4 if options.oversample is None else options.oversample
+        distances, ids, scores = index.rescore(logits, options.top, oversample)
+    else:
+        distances, ids = index.search(packing.pack(logits), options.top)
+        scores = None
     rows = [
-        {"image": path, "distance": int(distance), "id": int(item_id)}
-        | ({"path": item_paths[item_id]} if item_paths else {})
-        for path, *neighbours in zip(paths, distances, ids, strict=True)
-        for distance, item_id in zip(*neighbours, strict=True)
-        if distance >= 0
+        {"image": path, "distance": int(distances[q, i]), "id": int(ids[q, i])}
+        | ({} if scores is None else {"score": float(scores[q, i])})
+        | ({"path": item_paths[ids[q, i]]} if item_paths else {})
+        for q, path in enumerate(paths)
+        for i in np.flatnonzero(distances[q] >= 0)
     ]
     if options.json:
         print(json.dumps(rows, indent=2))
         return
     found = [(row["image"], row["distance"], str(row.get("path", row["id"]))) for row in rows]
-    _print_rows(found, "found")
+    _print_rows(found, "found", [row["score"] for row in rows] if options.rescore else None)
 
 
 def _prepare_imagenet(options: argparse.Namespace) -> None:
@@ -294,13 +308,19 @@ def _prepare_resized(options: argparse.Namespace) -> None:
     )
 
 
-def _print_rows(rows: Sequence[tuple[str, int, str]], last: str) -> None:
-    """Prints a table, a line for each image: its name, a distance, and what was found."""
+def _print_rows(
+    rows: Sequence[tuple[str, int, str]], last: str, scores: Sequence[float] | None = None
+) -> None:
+    """Prints a table, a line for each image: its name, a distance, and what was found.
+
+    Scores, one a line, are printed between the distance and what was found.
+    """
     names = [_on_one_line(name) for name, *_ in rows]
     width = max(map(len, names), default=0)
-    print(f"{'image':<{width}}  distance  {last}")
-    for name, (_, distance, found) in zip(names, rows, strict=True):
-        print(f"{name:<{width}}  {distance:>8}  {_on_one_line(found)}")
+    print(f"{'image':<{width}}  distance{'' if scores is None else '     score'}  {last}")
+    cells = [""] * len(rows) if scores is None else [f"  {score:>8.3f}" for score in scores]
+    for name, cell, (_, distance, found) in zip(names, cells, rows, strict=True):
+        print(f"{name:<{width}}  {distance:>8}{cell}  {_on_one_line(found)}")
 
 
 def _on_one_line(name: str) -> str:

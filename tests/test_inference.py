@@ -235,6 +235,42 @@ def test_llc_search(workdir, model, folder, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_llc_search_with_rescoring(workdir, model, folder, capsys):
+    codes, index = f"--codes={folder}/codes.npz", f"--index={folder}/photos.index"
+    paths, run_option = sorted(map(str, folder.glob("*.png"))), f"--run={workdir}"
+    assert cli.main(["encode", str(folder), run_option, f"--out={folder}/codes.npz"]) == 0
+    assert cli.main(["index", codes, f"--out={folder}/photos.index"]) == 0
+    capsys.readouterr()
+    search = ["search", *paths, run_option, index]
+    assert cli.main([*search, codes, "--top=2", "--rescore", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    logits = model.code_logits(paths)
+    products = logits @ np.where(logits >= 0, 1, -1).T
+    scores = -np.sort(-products, axis=1)[:, :2]
+    np.testing.assert_allclose([row["score"] for row in rows], scores.ravel(), rtol=1e-5)
+    for row in rows:
+        assert list(row) == ["image", "distance", "id", "score", "path"]
+        product = products[paths.index(row["image"]), row["id"]]
+        assert row["score"] == pytest.approx(product, rel=1e-5)
+        assert row["path"] == paths[row["id"]]
+    # With a shortlist of one there is nothing to order.
+    assert cli.main([*search, "--top=1", "--rescore", "--oversample=1"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["image", "distance", "score", "found"]
+    for path, row, best in zip(paths, rows, products.max(axis=1), strict=True):
+        name, distance, score, found = row.split()
+        assert (name, distance) == (path, "0")
+        assert float(score) == pytest.approx(best, abs=1e-3)
+        assert row[header.index("found") :] == found
+        assert row[: header.index("score") + len("score")].endswith(score)
+    for options, message in [
+        (["--oversample=2"], "--oversample is for --rescore"),
+        (["--rescore", "--oversample=0"], "oversample is a whole number of at least 1, not 0"),
+    ]:
+        assert cli.main([*search, *options]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_llc_says_what_is_wrong(workdir, folder, capsys):
     run_option = ["--run", str(workdir)]
     empty = folder / "empty"
