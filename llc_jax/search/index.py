@@ -139,8 +139,9 @@ class HammingIndex:
         Returns:
           Distances in bits, int32[Q, k], ids, int64[Q, k], and scores, float32[Q, k], by
           (descending score, distance, insertion); -1, -1 and -inf where there are fewer
-          items than k. The shortlists, in parts, take up to 128 MiB beside these, or
-          32 bytes an item where one is longer, and vectors 16 MiB for each core.
+          items than k. Beside these, it takes at most about 400 MiB of memory for any number
+          of queries, or 64 bytes an item where one shortlist alone needs more; vectors take
+          16 MiB more for each core.
 
         Raises:
           InputError: as `search` does; if the logits or vectors have another form, another

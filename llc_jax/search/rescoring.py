@@ -20,8 +20,9 @@ from llc_jax.errors import InputError
 from llc_jax.search import sharded
 from llc_jax.search.threads import in_threads
 
-# Items on the shortlists of the queries that are answered together: 16 bytes each.
-_SHORTLISTED = 2**22
+# Items on the shortlists of the queries that are answered together. One takes about 64 bytes,
+# with what its search and its ordering need meanwhile; the allocator can keep twice as much.
+_SHORTLISTED = 2**21
 # Numbers of float vectors that a thread reads at once: 4 bytes each.
 _NUMBERS = 2**22
 
