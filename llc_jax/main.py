@@ -1,6 +1,5 @@
 """Trains and evaluates: python -m llc_jax.main --config=digits_8bit"""
 
-import functools
 import pathlib
 import sys
 from typing import Any, NoReturn
@@ -189,5 +188,22 @@ def _path(config: str) -> pathlib.Path:
     return pathlib.Path(config.split(":")[0])
 
 
+def start(arguments: list[str] | None = None, afterwards: str = "") -> NoReturn:
+    """Runs the program, and ends with its exit status.
+
+    Args:
+      arguments: of the command line, the program first; by default this program's.
+      afterwards: what to print when the run is finished.
+    """
+
+    def run_and_say(remaining: list[str]) -> None:
+        main(remaining, process)
+        if afterwards:
+            print(afterwards)
+
+    process = Process()
+    app.run(run_and_say, argv=arguments, flags_parser=_parse_flags)
+
+
 if __name__ == "__main__":
-    app.run(functools.partial(main, process=Process()), flags_parser=_parse_flags)
+    start()

@@ -1,0 +1,255 @@
+"""What the commands of `llc` do. Heavy imports wait for the command that needs them."""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from llc_jax.codes import packing
+from llc_jax.data.stores import Folder
+from llc_jax.errors import InputError
+from llc_jax.files import atomic_write
+
+# Files of embeddings; all else is images.
+_EMBEDDINGS = (".npz", ".npy", ".parquet")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Trains codes of images or of embeddings, as `python -m llc_jax.main` does."""
+    from llc_jax import main
+
+    data, run = options.data, options.run
+    is_file = data.split(":")[0].endswith(_EMBEDDINGS)
+    has_embeddings = data.startswith("embeddings:") or is_file
+    config = "embeddings_20bit" if has_embeddings else "folder_20bit"
+    bits = [] if options.bits is None else [f"--config.num_bits={options.bits}"]
+    for override in options.overrides:
+        if not override.startswith("--config."):
+            raise InputError(f"Expected --config.KEY=VALUE, not {override}; see llc train --help.")
+    overrides = [*bits, *options.overrides]
+    hints = "" if has_embeddings else _NEXT.format(run=run)
+    main.start(["llc train", f"--config={config}:{data}", f"--workdir={run}", *overrides], hints)
+
+
+_NEXT = """
+What one can do with it:
+  llc classify --run {run} IMAGES
+  llc encode --run {run} IMAGES --out codes.npz
+  llc index --codes codes.npz --out photos.index
+  llc search --run {run} --index photos.index --codes codes.npz IMAGES"""
+
+
+def encode(options: argparse.Namespace) -> None:
+    """Writes the codes of images to a file."""
+    if options.out.suffix != ".npz":
+        raise InputError(f"--out is an .npz file, not {options.out}.")
+    images = _image_paths(options.images)
+    model = _load(options.run)
+    paths, logits = _code_logits(model, images, options.on_error)
+    codes = packing.to_little_endian(np.asarray(packing.pack(logits)))
+    with atomic_write(options.out) as temporary:
+        np.savez(temporary, codes=codes, num_bits=model.num_bits, paths=np.array(paths, np.str_))
+    print(f"{len(paths)} codes of {model.num_bits} bits: {options.out}")
+
+
+def classify(options: argparse.Namespace) -> None:
+    """Prints the classes of images."""
+    from llc_jax.decoding import decoders
+
+    images = _image_paths(options.images)
+    model = _load(options.run)
+    decode = decoders.make(options.decoder, model.codebook)
+    paths, logits = _code_logits(model, images, options.on_error)
+    labels, distances = map(np.asarray, decode(logits))
+    names = [*model.codebook.class_names, None]  # The label -1, rejected, is the last.
+    rows = [
+        {"image": path, "label": int(label), "class": names[label], "distance": int(distance)}
+        for path, label, distance in zip(paths, labels, distances, strict=True)
+    ]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    _print_rows(
+        [(row["image"], row["distance"], row["class"] or "(none)") for row in rows], "class"
+    )
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Evaluates a run once more."""
+    from llc_jax.experiment import evaluate
+
+    evaluate.evaluate_again(
+        options.run, source=options.data, decoders=options.decoders, retrieval=options.retrieval
+    )
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Makes a run of an official checkpoint."""
+    from llc_jax.experiment import conversion
+
+    conversion.convert(options.weights, options.run, codebook=options.codebook, arch=options.arch)
+    print(f"Run: {options.run}")
+
+
+def export(options: argparse.Namespace) -> None:
+    """Writes a run's weights, or codes, for others."""
+    sources = {"--run": options.run, "--codes": options.codes}
+    needed, other = ("--run", "--codes") if options.to == "torch" else ("--codes", "--run")
+    if sources[needed] is None:
+        raise InputError(f"--to {options.to} needs {needed}: what to write.")
+    if sources[other] is not None:
+        raise InputError(f"--to {options.to} writes what {needed} names: leave {other} out.")
+    if options.to == "torch":
+        if options.bit_order:
+            raise InputError("--to torch writes weights: --bit-order is for codes.")
+        from llc_jax.experiment import conversion
+
+        conversion.export(options.run, options.out)
+        print(f"Weights: {options.out}")
+        return
+    from llc_jax.search import export
+
+    table = export.read(options.codes)
+    export.write(table, options.to, options.out, options.bit_order)
+    print(f"{len(table.ids)} codes of {table.num_bits} bits: {options.out}")
+
+
+def index(options: argparse.Namespace) -> None:
+    """Writes an index of codes."""
+    from llc_jax.search import export
+    from llc_jax.search.index import HammingIndex
+
+    table = export.read(options.codes)
+    index = HammingIndex(table.num_bits)
+    index.add(table.codes, table.ids)
+    index.save(options.out)
+    print(f"{len(index)} codes of {index.num_bits} bits: {options.out}")
+
+
+def search(options: argparse.Namespace) -> None:
+    """Prints the images most like others."""
+    from llc_jax.search import export
+    from llc_jax.search.index import HammingIndex
+
+    if options.oversample is not None and not options.rescore:
+        raise InputError("--oversample is for --rescore: give both, or neither.")
+    index = HammingIndex.load(options.index)
+    item_paths = export.read(options.codes).paths if options.codes else None
+    if item_paths is not None and len(index) and index.ids.max() >= len(item_paths):
+        raise InputError(f"The index {options.index} was not made of {options.codes}.")
+    paths = _image_paths(options.images)
+    model = _load(options.run)
+    if model.num_bits != index.num_bits:
+        raise InputError(
+            f"The index {options.index} has codes of {index.num_bits} bits, the run "
+            f"{options.run} of {model.num_bits}: make the index with that run."
+        )
+    logits = model.code_logits(paths)
+    if options.rescore:
+        oversample = 4 if options.oversample is None else options.oversample
+        distances, ids, scores = index.rescore(logits, options.top, oversample)
+    else:
+        distances, ids = index.search(packing.pack(logits), options.top)
+        scores = None
+    rows = [
+        {"image": path, "distance": int(distances[q, i]), "id": int(ids[q, i])}
+        | ({} if scores is None else {"score": float(scores[q, i])})
+        | ({"path": item_paths[ids[q, i]]} if item_paths else {})
+        for q, path in enumerate(paths)
+        for i in np.flatnonzero(distances[q] >= 0)
+    ]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    found = [(row["image"], row["distance"], str(row.get("path", row["id"]))) for row in rows]
+    _print_rows(found, "found", [row["score"] for row in rows] if options.rescore else None)
+
+
+def prepare_imagenet(options: argparse.Namespace) -> None:
+    """Prepares TFDS's imagenet2012."""
+    from llc_jax.prepare import tfds_datasets
+
+    tfds_datasets.prepare_imagenet(options.folder)
+
+
+def prepare_array_record(options: argparse.Namespace) -> None:
+    """Adds ArrayRecord to a prepared dataset."""
+    from llc_jax.prepare import tfds_datasets
+
+    tfds_datasets.convert_to_array_record(options.name)
+
+
+def prepare_resized(options: argparse.Namespace) -> None:
+    """Copies a dataset, with smaller images."""
+    from llc_jax.prepare import resized
+
+    resized.resize_copy(
+        options.source, options.out, short_side=options.short_side, quality=options.quality
+    )
+
+
+def _print_rows(
+    rows: Sequence[tuple[str, int, str]], last: str, scores: Sequence[float] | None = None
+) -> None:
+    """Prints a table, a line for each image: its name, a distance, and what was found.
+
+    Scores, one a line, are printed between the distance and what was found.
+    """
+    names = [_on_one_line(name) for name, *_ in rows]
+    width = max(map(len, names), default=0)
+    print(f"{'image':<{width}}  distance{'' if scores is None else '     score'}  {last}")
+    cells = [""] * len(rows) if scores is None else [f"  {score:>8.3f}" for score in scores]
+    for name, cell, (_, distance, found) in zip(names, cells, rows, strict=True):
+        print(f"{name:<{width}}  {distance:>8}{cell}  {_on_one_line(found)}")
+
+
+def _on_one_line(name: str) -> str:
+    """Returns a name with escapes for what does not print, such as the end of a line."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)
+
+
+def _load(path: str):
+    from llc_jax.inference import load  # The import takes seconds: --help does without it.
+
+    return load(path)
+
+
+def _code_logits(model, paths: list[str], on_error: str) -> tuple[list[str], np.ndarray]:
+    """Returns the paths of the images that can be read, and their code logits.
+
+    Raises:
+      InputError: if one cannot be read and `on_error` is "stop", or if none can.
+    """
+    errors = {}
+    try:
+        logits = model.code_logits(paths, errors.__setitem__ if on_error == "skip" else None)
+    except InputError as error:
+        raise InputError(f"{error} With --on-error skip it is left out.") from error
+    for error in errors.values():
+        print(f"skipped: {error}", file=sys.stderr)
+    if errors:
+        print(f"skipped {len(errors)} of {len(paths)} images", file=sys.stderr)
+    if len(errors) == len(paths):
+        raise InputError("None of the images can be read.")
+    good = [index for index in range(len(paths)) if index not in errors]
+    return [paths[index] for index in good], logits[good]
+
+
+def _image_paths(arguments: list[str]) -> list[str]:
+    """Replaces folders by the images in them."""
+    paths = []
+    for argument in arguments:
+        path = pathlib.Path(argument)
+        if path.is_dir():
+            files = Folder(path).files()
+            if not files:
+                raise InputError(f"There are no images in the folder {path}.")
+            paths += [str(path / file) for file in files]
+        elif path.exists():
+            paths.append(argument)
+        else:
+            raise InputError(f"There is no image {argument}.")
+    return paths
