@@ -1,7 +1,6 @@
 """A scikit-learn estimator: labelled embeddings -> codes, in seconds to minutes."""
 
 import functools
-import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -38,8 +37,6 @@ from llc_jax.training.logging import ProgressLog
 
 # A stage takes at least so many steps, in more epochs where the data are few.
 _MIN_STEPS = 300
-# A batch is at most such a part of the data, but of so many examples at least.
-_BATCHES_PER_EPOCH, _MIN_BATCH = 4, 16
 
 _FLOATS = (np.float32, np.float64, np.float16)
 
@@ -121,7 +118,7 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
             raise InputError(f"batch_size is at least 2, not {self.batch_size}.")
         if X.dtype == np.float64:
             X = _as_float32(X)
-        config = self._config(*X.shape)
+        config = self._config(X.shape[1])
         dataset = memory_run.dataset_of(X, labels.astype(np.int32), tuple(map(str, classes)))
         _, weights, codebook = memory_run.train(config, dataset, ProgressLog(not self.verbose))
         self.classes_, self.codebook_ = classes, codebook
@@ -178,11 +175,9 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
         check_is_fitted(self)
         return validate_data(self, X, reset=False, dtype=_FLOATS, ensure_all_finite=False)
 
-    def _config(self, count: int, size: int) -> RunConfig:
-        """Returns the config of the run that fits `count` embeddings of `size` numbers."""
-        batch_size = min(self.batch_size, max(_MIN_BATCH, count // _BATCHES_PER_EPOCH), count)
-        least = math.ceil(_MIN_STEPS * batch_size / count)
-        stage = functools.partial(_stage, self, least)
+    def _config(self, size: int) -> RunConfig:
+        """Returns the config of the run that fits embeddings of `size` numbers."""
+        stage = functools.partial(_stage, self)
         scale, (linear, codebook, instance) = self.num_bits**-0.5, self.epochs
         return RunConfig(
             seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
@@ -191,7 +186,8 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
             init_from="scratch",
             drop_head=False,
             codebook="learnt",
-            batch_size=batch_size,
+            batch_size=self.batch_size,
+            min_steps=_MIN_STEPS,
             data=_data(size),
             model={"name": "identity", "standardize": self.standardize},
             stages={
@@ -220,13 +216,13 @@ def _make_model(config: RunConfig, codebook: Codebook, weights: Tree) -> Model:
 
 
 def _stage(
-    estimator: LLC, least: int, epochs: int, objective: str, head: str, init_from: str, **options
+    estimator: LLC, epochs: int, objective: str, head: str, init_from: str, **options
 ) -> StageConfig:
     hidden = {"hidden": tuple(estimator.hidden), "dropout": float(estimator.dropout)}
     return StageConfig(
         objective={"name": objective},
         head={"name": head, **hidden, **options},
-        epochs=max(epochs, least),
+        epochs=epochs,
         init_from=init_from,
         codebook="",
         trainable_blocks=None,

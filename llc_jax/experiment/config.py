@@ -139,6 +139,8 @@ class RunConfig:
       drop_head: of files of weights, take the backbone alone.
       codebook: of phase 2 where the stage names none.
       batch_size: over all devices and processes.
+      min_steps: of each stage: where the data are too few, there are more epochs, and batches
+        of a quarter of the data, but of 16 at least. 0 leaves both as they are.
       model: `name` in `models.registry`, or "auto" for `image_size.complete`; `dtype`, and
         options of the backbone.
       eval_epochs: epochs between evaluations during training; 0 for none.
@@ -162,6 +164,7 @@ class RunConfig:
     eval_epochs: int
     decoders: tuple[str, ...]
     retrieval: tuple[int, ...] = ()
+    min_steps: int = 0
 
 
 def parse(config: Mapping[str, Any]) -> RunConfig:

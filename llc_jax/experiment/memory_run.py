@@ -13,6 +13,7 @@ from llc_jax.experiment.config import RunConfig
 from llc_jax.experiment.plan import plan_stages
 from llc_jax.experiment.stage import Stage
 from llc_jax.experiment.stage_run import train_stage
+from llc_jax.experiment.training_plan import fit_to_size
 from llc_jax.mesh import make_mesh
 from llc_jax.models.network import PureNetwork, Tree
 from llc_jax.training.loop import Log
@@ -93,6 +94,7 @@ def train(config: RunConfig, dataset: Dataset, log: Log) -> tuple[Stage, Tree, C
     """
     memories = {name: StageMemory(name) for name in config.stages}
     mesh = make_mesh(jax.local_devices()[:1])
+    config = fit_to_size(config, len(dataset.train.labels), mesh.size)
     for stage in plan_stages(config, dataset, mesh, memories.__getitem__):
         memory = memories[stage.name]
         codebook = stage.initial_codebook() if stage.initial_codebook else None

@@ -32,7 +32,7 @@ from llc_jax.experiment.network import (
     read_pretrained,
 )
 from llc_jax.experiment.stage import Evaluations, FigureNames, Stage, Trained
-from llc_jax.experiment.training_plan import check_training, plan_training
+from llc_jax.experiment.training_plan import check_training, fit_to_size, plan_training
 from llc_jax.experiment.workdir import StageDirectory
 from llc_jax.mesh import batch_sharding
 from llc_jax.models.network import Tree
@@ -71,6 +71,7 @@ def plan_run(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Plan:
     dataset = _open_dataset(config, config.stages.values(), mesh)
     check_unchanged(record, config.data, dataset.fingerprint, workdir)
     size = len(dataset.train.labels)
+    config = fit_to_size(config, size, mesh.size)
     if config.batch_size > size:
         raise InputError(
             f"A batch of {config.batch_size} is larger than the {size} training images: "

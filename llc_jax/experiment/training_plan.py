@@ -1,6 +1,8 @@
 """How a stage is trained, as its config says: objective, optimizer, steps."""
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -19,6 +21,9 @@ from llc_jax.training import state as states
 from llc_jax.training import step as steps
 from llc_jax.training.loop import Timetable, Training
 from llc_jax.training.objectives import OBJECTIVES, Metrics
+
+# Where there are few examples, a batch is at most such a part of them, but so many at least.
+_BATCHES_PER_EPOCH, _MIN_BATCH = 4, 16
 
 
 def plan_training(
@@ -65,6 +70,27 @@ def plan_training(
         seed=int(np.random.SeedSequence([config.seed, position]).generate_state(1)[0]),
         learning_rate=learning_rate,
     )
+
+
+def fit_to_size(config: RunConfig, num_examples: int, num_devices: int) -> RunConfig:
+    """Returns a config whose batches and epochs suit few examples, if it has `min_steps`.
+
+    Args:
+      config: of the run.
+      num_examples: for training.
+      num_devices: among which a batch is divided.
+    """
+    if not config.min_steps:
+        return config
+    most = max(_MIN_BATCH, num_examples // _BATCHES_PER_EPOCH)
+    batch_size = min(config.batch_size, most, num_examples)
+    batch_size = max(1, batch_size // num_devices) * num_devices
+    least = math.ceil(config.min_steps * batch_size / num_examples)
+    stages = {
+        name: dataclasses.replace(stage, epochs=max(stage.epochs, least))
+        for name, stage in config.stages.items()
+    }
+    return dataclasses.replace(config, batch_size=batch_size, stages=stages)
 
 
 def check_training(stage: StageConfig, where: str) -> None:
