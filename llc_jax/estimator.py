@@ -234,7 +234,7 @@ def _stage(
             momentum=0.9,
             nesterov=False,
             weight_decay=float(estimator.weight_decay),
-            codebook_rate=1.0,
+            codebook_rate=10.0,
         ),
     )
 
