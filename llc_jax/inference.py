@@ -46,13 +46,8 @@ class Reader(Protocol):
     def check(self, inputs: Inputs) -> None:
         """Raises an InputError if the inputs are of another kind."""
 
-    def read(
-        self, inputs: Inputs, rows: slice, skip: Callable[[int, InputError], None]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns some of the inputs as the network takes them, and which could be read, bool[b].
-
-        Those that could not are passed to `skip`, with their index.
-        """
+    def read(self, inputs: Inputs, rows: slice) -> tuple[np.ndarray, dict[int, InputError]]:
+        """Returns some of the inputs as the network takes them, and why which cannot be read."""
 
 
 class Model:
@@ -150,28 +145,31 @@ class Model:
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """Yields the code logits of some inputs at a time, and which these are.
 
-        The devices compute the next ones meanwhile.
+        Two threads take turns: one reads while the devices work for the other.
         """
-        pending = None
-        for start in range(0, len(inputs), self._reader.batch_size):
-            rows = slice(start, min(start + self._reader.batch_size, len(inputs)))
-            batch, readable = self._reader.read(inputs, rows, skip)
-            padding = _padded(len(batch), self._devices, self._reader.batch_size) - len(batch)
-            if padding:
-                batch = np.pad(batch, ((0, padding), *((0, 0),) * (batch.ndim - 1)))
-            if pending is not None:
-                yield _fetch(*pending)
-            pending = (rows, readable, self._code_logits(batch))
-        if pending is not None:
-            yield _fetch(*pending)
+        size = self._reader.batch_size
+        starts = range(0, len(inputs), size)
+        parts = [slice(start, min(start + size, len(inputs))) for start in starts]
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            computed = pool.map(functools.partial(self._of_batch, inputs), parts)
+            for rows, (logits, errors) in zip(parts, computed, strict=True):
+                for row, error in errors.items():
+                    skip(rows.start + row, error)
+                    logits[row] = np.nan
+                yield rows, logits
 
-
-def _fetch(rows: slice, readable: np.ndarray, logits: jax.Array) -> tuple[slice, np.ndarray]:
-    """Returns the code logits of a batch without its padding, NaN where there was no input."""
-    logits = np.asarray(logits)[: len(readable)]
-    if not readable.all():
-        logits = np.where(readable[:, None], logits, np.float32(np.nan))
-    return rows, logits
+    def _of_batch(self, inputs: Inputs, rows: slice) -> tuple[np.ndarray, dict[int, InputError]]:
+        """Returns the code logits of some inputs, and what is wrong with which of them."""
+        batch, errors = self._reader.read(inputs, rows)
+        count = len(batch)
+        padding = _padded(count, self._devices, self._reader.batch_size) - count
+        if padding:
+            batch = np.pad(batch, ((0, padding), *((0, 0),) * (batch.ndim - 1)))
+        logits = np.array(self._code_logits(batch)[:count])
+        for row in np.flatnonzero(~np.isfinite(logits).all(axis=1)):
+            problem = f"The code logits of input {rows.start + row} are not finite: it has NaN or "
+            errors.setdefault(int(row), InputError(problem + "inf, or too large numbers."))
+        return logits, errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,19 +199,14 @@ class ImageReader:
         self,
         images: np.ndarray | Sequence[str | os.PathLike],
         rows: slice,
-        skip: Callable[[int, InputError], None],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns some images, uint8[b, size, size, 3], and which could be read, bool[b].
-
-        An image that is skipped is black.
-        """
+    ) -> tuple[np.ndarray, dict[int, InputError]]:
+        """Returns some images, uint8[b, size, size, 3]; black is one that cannot be read."""
         with concurrent.futures.ThreadPoolExecutor() as pool:
             read = list(pool.map(self._read, images[rows]))
-        readable = np.array([isinstance(pixels, np.ndarray) for pixels in read])
-        for row in np.flatnonzero(~readable):
-            skip(rows.start + int(row), read[row])
+        errors = {row: image for row, image in enumerate(read) if isinstance(image, InputError)}
+        for row in errors:
             read[row] = np.zeros((self.crop.size, self.crop.size, 3), np.uint8)
-        return np.stack(read), readable
+        return np.stack(read), errors
 
     def _read(self, image: np.ndarray | str | os.PathLike) -> np.ndarray | InputError:
         """Returns uint8[size, size, 3], or the error of an image that cannot be read."""
@@ -247,17 +240,9 @@ class EmbeddingReader:
             given = type(embeddings).__name__ if kind is None else f"{kind}{list(shape)}"
             raise InputError(f"Embeddings are float[N, {self.size}], not {given}.")
 
-    def read(
-        self, embeddings: np.ndarray, rows: slice, skip: Callable[[int, InputError], None]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns some embeddings, float32[b, d], and which are finite, bool[b]."""
-        batch = np.asarray(embeddings[rows], np.float32)
-        # A sum is finite where all numbers are, and costs less than looking at each.
-        readable = np.isfinite(np.einsum("nd->n", batch))
-        for row in np.flatnonzero(~readable):
-            index = rows.start + int(row)
-            skip(index, InputError(f"The embedding {index} has NaN or inf among its numbers."))
-        return batch, readable
+    def read(self, embeddings: np.ndarray, rows: slice) -> tuple[np.ndarray, dict[int, InputError]]:
+        """Returns some embeddings, float32[b, d]."""
+        return np.asarray(embeddings[rows], np.float32), {}
 
 
 def load(path: str | os.PathLike, num_bits: int | None = None) -> Model:
