@@ -63,7 +63,7 @@ def model(name: str, **options) -> ConfigDict:
         {
             "name": name,
             "dtype": "float32",
-            "normalization": "imagenet",
+            "normalization": config_dict.placeholder(str),
             "conv_init": config_dict.placeholder(str),
             "zero_init_residual": config_dict.placeholder(bool),
             **options,

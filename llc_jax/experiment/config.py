@@ -17,6 +17,8 @@ from llc_jax.errors import InputError
 from llc_jax.options import choose, suggest
 
 SCRATCH = "scratch"
+# The weights of the backbone in an installed package; see `weights.packages`.
+PRETRAINED = "pretrained"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +88,8 @@ class StageConfig:
       objective: `name`, and options of `training.objectives`.
       head: `name`, and options of `models.heads`.
       epochs: passes over the training images.
-      init_from: "scratch", an earlier stage, or a file of PyTorch weights; "" is the
-        run's `init_from`.
+      init_from: "scratch", "pretrained", an earlier stage, or a file of PyTorch weights; "" is
+        the run's `init_from`.
       codebook: where the class codes come from: a name in `codebook_sources`, or a file; ""
         is the run's `codebook` in phase 2, and a random start in phase 1.
       trainable_blocks: train only the head and the last so many blocks of the backbone;
@@ -134,15 +136,16 @@ class RunConfig:
       num_bits: k.
       prefixes: numbers of bits of a nested codebook: the first so many bits are trained, in
         both phases, to be codes too, and are evaluated too.
-      init_from: of the stages that name nothing else: "scratch", or a file of PyTorch
-        weights. Evaluation without training takes its weights from such a file.
+      init_from: of the stages that name nothing else: "scratch"; "pretrained" for the backbone
+        alone, from an installed package; or a file of PyTorch weights. Evaluation without
+        training takes its weights from such a file.
       drop_head: of files of weights, take the backbone alone.
       codebook: of phase 2 where the stage names none.
       batch_size: over all devices and processes.
       min_steps: of each stage: where the data are too few, there are more epochs, and batches
         of a quarter of the data, but of 16 at least. 0 leaves both as they are.
-      model: `name` in `models.registry`, or "auto" for `image_size.complete`; `dtype`, and
-        options of the backbone.
+      model: `name` in `models.registry`, or "auto" for `image_size.complete`; `dtype`,
+        `normalization` of the images, and options of the backbone.
       eval_epochs: epochs between evaluations during training; 0 for none.
       decoders: to measure at the end of each stage that trains codes; names as
         `decoding.decoders.make` takes them.
@@ -231,7 +234,8 @@ def _check_order(stages: Mapping[str, StageConfig]) -> None:
     earlier: dict[str, StageConfig] = {}
     for name, stage in stages.items():
         if not is_file(stage.init_from):
-            choose(stage.init_from, {SCRATCH: None, **earlier}, f"config.stages.{name}.init_from")
+            known = {SCRATCH: None, PRETRAINED: None, **earlier}
+            choose(stage.init_from, known, f"config.stages.{name}.init_from")
         earlier[name] = stage
 
 

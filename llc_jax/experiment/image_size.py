@@ -13,6 +13,8 @@ from llc_jax.data.dataset import typical_side
 from llc_jax.experiment.config import RunConfig
 from llc_jax.experiment.network import input_size
 from llc_jax.experiment.workdir import CONFIG_FILE, read_config
+from llc_jax.models import registry
+from llc_jax.models.inputs import ImageInput
 
 AUTO = "auto"
 
@@ -21,15 +23,15 @@ SMALL = 64
 
 
 def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
-    """Returns a config with a value wherever it leaves the choice to the size of the images.
+    """Returns a config with a value wherever it leaves the choice to the images or the backbone.
 
-    Their size is `config.data.image_size`. Where a config leaves a choice and that is None, and
+    The size of the images is `config.data.image_size`. Where a config leaves a choice and that is None, and
     the backbone is "auto" or one for small images, some of the images are looked at: the size
     of small ones is kept. A run that continues keeps the size that it began with.
 
     Args:
-      config: whose `model.name` may be "auto", and whose `model.dtype`, `data.in_memory`,
-        `data.crop_fraction` and options of `data.augment` may be None.
+      config: whose `model.name` may be "auto", and whose `model.dtype`, `model.normalization`,
+        `data.in_memory`, `data.crop_fraction` and options of `data.augment` may be None.
       workdir: of the run; it need not exist.
 
     Raises:
@@ -45,6 +47,9 @@ def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
     small = side <= SMALL
     if "dtype" in model and model["dtype"] is None:
         model["dtype"] = "float32" if small else "bfloat16"
+    form = registry.backbone(model).input
+    if model.get("normalization", "") is None and isinstance(form, ImageInput):
+        model["normalization"] = form.normalization
     in_memory = small if data.in_memory is None else data.in_memory
     crop_fraction = (1.0 if small else 0.875) if data.crop_fraction is None else data.crop_fraction
     data = dataclasses.replace(

@@ -6,13 +6,13 @@ import jax
 from jax.sharding import Sharding
 
 from llc_jax.errors import InputError
-from llc_jax.experiment.config import RunConfig, StageConfig, bits_of
+from llc_jax.experiment.config import PRETRAINED, RunConfig, StageConfig, bits_of
 from llc_jax.mesh import with_sharding
 from llc_jax.models import registry
 from llc_jax.models.inputs import VectorInput
 from llc_jax.models.network import PureNetwork, Tree
 from llc_jax.training.checkpoint import restore_weights
-from llc_jax.weights import pretrained
+from llc_jax.weights import packages, pretrained
 
 
 def build_network(config: RunConfig, stage: StageConfig, num_classes: int) -> PureNetwork:
@@ -88,16 +88,25 @@ def load_weights(checkpoints: pathlib.Path, network: PureNetwork, sharding: Shar
     return restore_weights(checkpoints, with_sharding(abstract_weights(network), sharding))
 
 
-def read_pretrained(config: RunConfig, network: PureNetwork, path: str) -> Tree:
+def read_pretrained(config: RunConfig, network: PureNetwork, init_from: str) -> Tree:
     """Returns a network's `params` and `batch_stats` from a PyTorch file.
+
+    Args:
+      config: of the run.
+      network: of the stage.
+      init_from: the file; or "pretrained", for the backbone alone from an installed package.
 
     Raises:
       InputError: if there is no such file, or it does not fit.
     """
+    name, drop_head = config.model["name"], config.drop_head
+    if init_from == PRETRAINED:
+        # Its head is of other classes.
+        init_from, drop_head = str(packages.find_weights(name)), True
     return pretrained.from_torch(
-        pretrained.read_state_dict(path),
+        pretrained.read_state_dict(init_from),
         abstract_weights(network),
-        config.model["name"],
-        drop_head=config.drop_head,
-        source=path,
+        name,
+        drop_head=drop_head,
+        source=init_from,
     )

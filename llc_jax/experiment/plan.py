@@ -272,9 +272,9 @@ def _initial_weights(
     return _weights_of_file(config, stage, init_from)
 
 
-def _weights_of_file(config: RunConfig, stage: Stage, path: str) -> Callable[[], Tree]:
+def _weights_of_file(config: RunConfig, stage: Stage, init_from: str) -> Callable[[], Tree]:
     """Returns the function that reads a stage's weights from a PyTorch file that fits."""
-    read = functools.partial(read_pretrained, config, stage.network, path)
+    read = functools.partial(read_pretrained, config, stage.network, init_from)
     read()
     return read
 

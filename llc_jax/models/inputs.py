@@ -20,10 +20,11 @@ class Normalization(NamedTuple):
 
 
 # The normalisations that pretrained models expect: torchvision's models and DeiT the first,
-# timm's MobileNets and its own vision transformers the second.
+# timm's MobileNets and its own vision transformers the second, EfficientNet-Lite the third.
 NORMALIZATIONS = {
     "imagenet": Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "inception": Normalization((127.5,) * 3, (127.5,) * 3),
+    "efficientnet_lite": Normalization((127.0,) * 3, (128.0,) * 3),
 }
 
 
@@ -33,22 +34,28 @@ class ImageInput:
 
     Attributes:
       size: the side, in pixels, that the backbone is designed for.
+      normalization: the usual one, a name in NORMALIZATIONS.
     """
 
     size: int
+    normalization: str = "imagenet"
     kind: ClassVar[str] = "images"
 
     def abstract(self, size: int) -> jax.ShapeDtypeStruct:
         """Returns the form of a batch of one image with sides of `size` pixels."""
         return jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
 
-    def preparation(self, normalization: str = "imagenet") -> Callable[[jax.Array], jax.Array]:
-        """Returns what is done to images before the backbone: a name in NORMALIZATIONS.
+    def preparation(self, normalization: str | None = None) -> Callable[[jax.Array], jax.Array]:
+        """Returns what is done to images before the backbone.
+
+        Args:
+          normalization: a name in NORMALIZATIONS; None is the usual one of the backbone.
 
         Raises:
           InputError: if there is no such normalisation.
         """
-        values = choose(normalization, NORMALIZATIONS, "config.model.normalization")
+        name = self.normalization if normalization is None else normalization
+        values = choose(name, NORMALIZATIONS, "config.model.normalization")
         return functools.partial(_normalize, normalization=values)
 
 

@@ -6,8 +6,14 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from llc_jax.models import cpu
+
+# The padding of TensorFlow: ceil(side / stride) windows, and the odd pixel of zeros behind.
+SAME = "SAME"
+
+_MULTIPLE = 8
 
 HE_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -18,13 +24,29 @@ class BatchNorm(nnx.BatchNorm):
     As in PyTorch, the running variance averages the unbiased variance. The batch statistics
     are computed in float32 from the differences to the running mean. Flax computes them as
     E[x^2] - E[x]^2, which loses precision where the mean is larger than the deviation.
+
+    Args:
+      channels: C.
+      momentum: what stays of the running statistics in a step; PyTorch's is 1 less this.
+      epsilon: is added to the variance.
+      scale_init: of the gain; by default ones.
+      dtype: of the result.
     """
 
-    def __init__(self, channels: int, *, scale_init=None, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        scale_init=None,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
         super().__init__(
             channels,
-            momentum=0.9,
-            epsilon=1e-5,
+            momentum=momentum,
+            epsilon=epsilon,
             dtype=dtype,
             scale_init=scale_init or nnx.initializers.ones,
             rngs=rngs,
@@ -52,7 +74,7 @@ class BatchNorm(nnx.BatchNorm):
 
 
 class Conv(nnx.Conv):
-    """A convolution with a square kernel and the same padding on all sides.
+    """A convolution with a square kernel, and the same padding on all sides or SAME.
 
     On a CPU it is computed in the forms of `models.cpu`.
     """
@@ -63,7 +85,12 @@ class Conv(nnx.Conv):
         if not cpu.is_default() or (self.feature_group_count > 1 and not is_depthwise):
             return super().__call__(x)
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        stride, padding = self.strides, self.padding[0][0]
+        stride = self.strides
+        if self.padding == SAME:
+            pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride,) * 2, SAME)
+            x, padding = jnp.pad(x, ((0, 0), *pads, (0, 0))), 0
+        else:
+            padding = self.padding[0][0]
         if is_depthwise:
             y = cpu.depthwise_conv(x, kernel[:, :, 0], stride, padding)
         elif len(kernel) == 1 and padding == 0:
@@ -86,24 +113,33 @@ def conv(
     kernel: int,
     stride: int = 1,
     *,
-    padding: int | None = None,
+    padding: int | str | None = None,
     groups: int = 1,
     bias: bool = False,
     init=HE_FAN_OUT,
     dtype,
     rngs: nnx.Rngs,
 ) -> Conv:
-    """Returns a convolution with a square kernel, by default with padding kernel // 2."""
+    """Returns a convolution with a square kernel, by default with padding kernel // 2.
+
+    A padding is a number of pixels, or SAME.
+    """
     padding = kernel // 2 if padding is None else padding
     return Conv(
         inputs,
         outputs,
         (kernel, kernel),
         stride,
-        padding=((padding, padding),) * 2,
+        padding=SAME if padding == SAME else ((padding, padding),) * 2,
         feature_group_count=groups,
         use_bias=bias,
         kernel_init=init,
         dtype=dtype,
         rngs=rngs,
     )
+
+
+def round_channels(channels: float) -> int:
+    """Rounds a width to a multiple of 8, at least 8, and never down by more than a tenth."""
+    rounded = max(_MULTIPLE, int(channels + _MULTIPLE / 2) // _MULTIPLE * _MULTIPLE)
+    return rounded if rounded >= 0.9 * channels else rounded + _MULTIPLE

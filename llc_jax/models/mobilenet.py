@@ -22,7 +22,6 @@ _BLOCKS = (
     *((1024, 2), (1024, 1)),
 )
 _STEM = 32
-_MULTIPLE = 8
 
 
 class Block(nnx.Module):
@@ -54,12 +53,12 @@ class MobileNetV1(nnx.Module):
     """
 
     def __init__(self, *, width: float = 1.0, dtype=jnp.float32, rngs: nnx.Rngs):
-        channels = _round_channels(_STEM * width)
+        channels = layers.round_channels(_STEM * width)
         self.stem = layers.conv(3, channels, 3, 2, dtype=dtype, rngs=rngs)
         self.stem_norm = layers.BatchNorm(channels, dtype=dtype, rngs=rngs)
         blocks = []
         for outputs, stride in _BLOCKS:
-            outputs = _round_channels(outputs * width)
+            outputs = layers.round_channels(outputs * width)
             blocks.append(Block(channels, outputs, stride, dtype=dtype, rngs=rngs))
             channels = outputs
         self.blocks = nnx.List(blocks)
@@ -71,9 +70,3 @@ class MobileNetV1(nnx.Module):
         for block in self.blocks:
             x = block(x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-
-
-def _round_channels(channels: float) -> int:
-    """Rounds to a multiple of 8, at least 8, and never down by more than a tenth."""
-    rounded = max(_MULTIPLE, int(channels + _MULTIPLE / 2) // _MULTIPLE * _MULTIPLE)
-    return rounded if rounded >= 0.9 * channels else rounded + _MULTIPLE

