@@ -1,4 +1,6 @@
-"""The backbones in PyTorch alone, with the parameter names of torchvision and timm."""
+"""The backbones in PyTorch alone, with the parameter names of those whose weights are read."""
+
+import functools
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +117,59 @@ class MobileNetV1(nn.Module):
 
     def encode(self, x):
         return self.blocks(F.relu6(self.bn1(self.conv_stem(x)))).mean((2, 3))
+
+
+class SameConv(nn.Conv2d):
+    """With TensorFlow's padding: the odd pixel of zeros behind."""
+
+    def forward(self, x):
+        (size, _), (stride, _) = self.kernel_size, self.stride
+        pads = [max((-(-side // stride) - 1) * stride + size - side, 0) for side in x.shape[:1:-1]]
+        return super().forward(F.pad(x, [n for pad in pads for n in (pad // 2, pad - pad // 2)]))
+
+
+class Inverted(nn.Module):
+    def __init__(self, inputs, outputs, kernel, stride, expansion):
+        super().__init__()
+        inner = inputs * expansion
+        norm = functools.partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+        self.widens, self.has_shortcut = expansion > 1, (inputs, stride) == (outputs, 1)
+        if self.widens:
+            self._expand_conv, self._bn0 = nn.Conv2d(inputs, inner, 1, bias=False), norm(inner)
+        self._depthwise_conv = SameConv(inner, inner, kernel, stride, groups=inner, bias=False)
+        self._bn1 = norm(inner)
+        self._project_conv, self._bn2 = nn.Conv2d(inner, outputs, 1, bias=False), norm(outputs)
+
+    def forward(self, x):
+        y = F.relu6(self._bn0(self._expand_conv(x))) if self.widens else x
+        y = F.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.has_shortcut else y
+
+
+class EfficientNetLite(nn.Module):
+    """The smallest, Lite0, with the names of efficientnet-lite-pytorch."""
+
+    def __init__(self, num_classes=1000):
+        super().__init__()
+        norm = functools.partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+        self._conv_stem, self._bn0 = SameConv(3, 32, 3, 2, bias=False), norm(32)
+        self._blocks, channels = nn.ModuleList(), 32
+        stages = [(16, 3, 1, 1, 1), (24, 3, 2, 6, 2), (40, 5, 2, 6, 2), (80, 3, 2, 6, 3)]
+        stages += [(112, 5, 1, 6, 3), (192, 5, 2, 6, 4), (320, 3, 1, 6, 1)]
+        for outputs, kernel, stride, expansion, count in stages:
+            for position in range(count):
+                step = stride if position == 0 else 1
+                self._blocks.append(Inverted(channels, outputs, kernel, step, expansion))
+                channels = outputs
+        self._conv_head, self._bn1 = nn.Conv2d(channels, 1280, 1, bias=False), norm(1280)
+        self._fc = nn.Linear(1280, num_classes)
+
+    def encode(self, x):
+        x = F.relu6(self._bn0(self._conv_stem(x)))
+        for block in self._blocks:
+            x = block(x)
+        return F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
 
 
 class Attention(nn.Module):

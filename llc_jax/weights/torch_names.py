@@ -1,4 +1,4 @@
-"""PyTorch's names, in torchvision, timm or a package of weights, of the modules of our backbones.
+"""PyTorch's names, in torchvision, timm or another package, of the modules of our backbones.
 
 Each function maps the path of a module in a backbone's tree to the prefix of its keys in a
 PyTorch state dict: in a ResNet, `("blocks", 0, "convs", 1)` to `layer1.0.conv2`.

@@ -45,7 +45,10 @@ def test_only_the_folder_config_leaves_a_choice_to_the_images(path):
         with pytest.raises(InputError, match="The config names no data"):
             image_size.complete(parsed, CONFIGS)
     else:
-        assert image_size.complete(parsed, CONFIGS) == parsed
+        completed = image_size.complete(parsed, CONFIGS)
+        assert completed.model.pop("normalization", "imagenet") == "imagenet"
+        assert parsed.model.pop("normalization", None) is None
+        assert completed == parsed
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from llc_jax.experiment import image_size
 from llc_jax.experiment.config import as_json, parse
 from llc_jax.experiment.network import input_size
 from llc_jax.files import write_json
+from tests.tiny import tree
 
 
 def write(folder, sizes, suffix=".png"):
@@ -131,3 +132,23 @@ def test_damaged_images_are_passed_over(tmp_path):
         file.write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"3.png .* is not an image that can be decoded"):
         typical_side(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "normalization", "expected"),
+    [
+        ("auto", None, "imagenet"),
+        ("efficientnet_lite0", None, "efficientnet_lite"),
+        ("efficientnet_lite0", "imagenet", "imagenet"),
+        ("mobilenet_v1", "inception", "inception"),
+    ],
+)
+def test_images_are_normalised_as_the_backbone_expects(name, normalization, expected, tmp_path):
+    changes = {"data__image_size": 64, "model__name": name, "model__normalization": normalization}
+    assert complete("photos", tmp_path, **changes).model["normalization"] == expected
+
+
+def test_a_config_without_a_normalisation_stays_so(tmp_path):
+    for model in ({"name": "cnn"}, {"name": "mlp", "normalization": None}):
+        config = parse(tree(model=model, data__embedding_size=4))
+        assert image_size.complete(config, tmp_path).model == model

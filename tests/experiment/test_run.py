@@ -256,7 +256,7 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"stages__linear__epochs": 0}, "config.stages.linear.epochs is at least 1, not 0"),
         ({"stages__linear__epochs": "two"}, "config.stages.linear.epochs is int, not 'two'"),
         ({"stages__codebook__init_from": "liner"}, "init_from is one of .*Did you mean 'linear'"),
-        ({"stages__linear__init_from": "codebook"}, "init_from is one of scratch, not"),
+        ({"stages__linear__init_from": "codebook"}, "init_from is one of pretrained, scratch, not"),
         ({"stages__linear__objective": {"name": "softmx"}}, "Did you mean 'softmax'"),
         ({"stages__linear__objective__smoothing": 1.0}, "softmax has no option 'smoothing'"),
         (

@@ -12,7 +12,14 @@ from llc_jax.models import cpu, layers, registry
 
 # One of each family, and the side of its images here; the others differ in depth and width.
 SIZES = {"cnn": 8, "resnet8_small": 32}
-SLOW = {"alexnet": 64, "mobilenet_v1": 96, "resnet18": 64, "resnet50": 64, "vit_tiny_patch16": 32}
+SLOW = {
+    "alexnet": 64,
+    "efficientnet_lite0": 75,
+    "mobilenet_v1": 96,
+    "resnet18": 64,
+    "resnet50": 64,
+    "vit_tiny_patch16": 32,
+}
 
 
 def close(value, expected, tolerance=1e-5):
@@ -141,7 +148,10 @@ def test_networks(name, size, monkeypatch):
     "name",
     [
         "resnet50",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("mobilenet_v1", "vit_tiny_patch16")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("efficientnet_lite0", "mobilenet_v1", "vit_tiny_patch16")
+        ),
     ],
 )
 def test_the_programs_of_accelerators_are_the_usual_ones(name, platform, monkeypatch):

@@ -3,7 +3,39 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from llc_jax.models import layers
+from llc_jax.models import cpu, layers
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_the_padding_of_tensorflow(kernel, stride, groups, monkeypatch):
+    rng = np.random.default_rng(0)
+    for height, width in [(8, 8), (7, 9), (6, 3)]:
+        x = jnp.asarray(rng.normal(size=(2, height, width, 4)), jnp.float32)
+        options = {"padding": layers.SAME, "groups": groups, "dtype": jnp.float32}
+        conv = layers.conv(4, 4, kernel, stride, **options, rngs=nnx.Rngs(0))
+        found = conv(x)
+        assert found.shape == (2, -(-height // stride), -(-width // stride), 4)
+        with monkeypatch.context() as patch:
+            patch.setattr(cpu, "is_default", lambda: False)
+            np.testing.assert_allclose(found, conv(x), rtol=1e-4, atol=1e-5)
+
+
+def test_an_odd_pixel_of_zeros_comes_last():
+    x = jnp.arange(1.0, 5).reshape(1, 2, 2, 1)
+    conv = layers.conv(1, 1, 3, 2, padding=layers.SAME, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    kernel = np.arange(9, dtype=np.float32).reshape(3, 3, 1, 1)
+    conv.kernel[...] = jnp.asarray(kernel)
+    assert float(conv(x)[0, 0, 0, 0]) == 1 * 0 + 2 * 1 + 3 * 3 + 4 * 4
+
+
+def test_batch_norm_of_another_momentum_and_epsilon():
+    norm = layers.BatchNorm(1, momentum=0.75, epsilon=3.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    x = jnp.asarray([[0.0], [2.0]])
+    np.testing.assert_allclose(norm(x), [[-0.5], [0.5]], rtol=1e-6)
+    np.testing.assert_allclose(norm.mean[...], [0.25], rtol=1e-6)
+    np.testing.assert_allclose(norm.var[...], [0.75 + 0.25 * 2], rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -33,6 +33,11 @@ def count(tree):
         ("alexnet", 61_100_840 - 4_097_000, 4096),
         # timm's figures, less the classifier.
         ("mobilenet_v1", 4_231_976 - 1_025_000, 1024),
+        ("efficientnet_lite0", 4_652_008 - 1_281_000, 1280),
+        ("efficientnet_lite1", 5_416_680 - 1_281_000, 1280),
+        ("efficientnet_lite2", 6_092_072 - 1_281_000, 1280),
+        ("efficientnet_lite3", 8_197_096 - 1_281_000, 1280),
+        ("efficientnet_lite4", 13_006_568 - 1_281_000, 1280),
         ("vit_small_patch16", 22_050_664 - 385_000, 384),
         # A 3x3 stem in place of the 7x7 one.
         ("resnet18_small", 11_689_512 - 513_000 - 64 * 3 * (49 - 9), 512),
@@ -150,6 +155,18 @@ def test_the_last_normalisation_is_trained_with_the_last_block():
     ] * 2
     assert not any(jax.tree.leaves(some["final_norm"]))
     assert some["class_token"]
+
+
+def test_a_backbone_has_its_usual_normalisation_unless_another_is_named():
+    images = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
+    form = registry.BACKBONES["efficientnet_lite0"].input
+    expected = (images.astype(np.float32) - 127) / 128
+    np.testing.assert_array_equal(form.preparation()(images), expected)
+    expected = (images.astype(np.float32) - 127.5) / 127.5
+    np.testing.assert_array_equal(form.preparation("inception")(images), expected)
+    usual = registry.BACKBONES["resnet18"].input.preparation()(images)
+    named = ImageInput(224, "inception").preparation("imagenet")(images)
+    np.testing.assert_array_equal(usual, named)
 
 
 def test_codebook_head_computes_equation_2():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from llc_jax.models import registry
+from llc_jax.models.inputs import NORMALIZATIONS
 from llc_jax.training import objectives
 from llc_jax.weights import pretrained
 
@@ -12,12 +13,13 @@ torch = pytest.importorskip("torch", reason="the reference is PyTorch: pip insta
 from tests import torch_reference  # noqa: E402
 
 CLASSES = 7
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 CASES = {
     "resnet18": (lambda: torch_reference.ResNet((2, 2, 2, 2), 64, False, CLASSES), 64, {}),
     "resnet50": (lambda: torch_reference.ResNet((3, 4, 6, 3), 64, True, CLASSES), 64, {}),
     "alexnet": (lambda: torch_reference.AlexNet(CLASSES), 100, {"dropout": 0.0}),
+    # Its sides of 75, 38, 19, 10, 5 and 3 pixels need zeros on one side, or on both.
+    "efficientnet_lite0": (lambda: torch_reference.EfficientNetLite(CLASSES), 75, {}),
     "mobilenet_v1": (lambda: torch_reference.MobileNetV1(CLASSES), 96, {}),
     "vit_small_patch16": (
         lambda: torch_reference.ViT(384, 12, 32, CLASSES),
@@ -46,7 +48,7 @@ def both(request):
     images = rng.integers(0, 256, (4, size, size, 3), np.uint8)
     labels = rng.integers(CLASSES, size=4)
     for _ in range(10):  # Statistics such as a trained network has.
-        logits_of(reference, images)
+        logits_of(reference, images, request.param)
     model = {"name": request.param, **options}
     network = registry.build(model, {"name": "linear"}, num_classes=CLASSES, num_bits=1)
     shapes = jax.eval_shape(network.init, jax.random.key(0))
@@ -65,8 +67,9 @@ def state_dict(reference):
     }
 
 
-def logits_of(reference, images):
-    normalised = (images.astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+def logits_of(reference, images, backbone):
+    mean, std = NORMALIZATIONS[registry.BACKBONES[backbone].input.normalization]
+    normalised = (images.astype(np.float32) - np.float32(mean)) / np.float32(std)
     pixels = torch.from_numpy(normalised.transpose(0, 3, 1, 2))
     return torch_reference.classifier(reference)(reference.encode(pixels))
 
@@ -77,10 +80,10 @@ def assert_near(ours, theirs, what, scale=0.0):
 
 
 def test_evaluation_is_equal(both):
-    reference, network, weights, _, images, _ = both
+    reference, network, weights, backbone, images, _ = both
     ours = jax.jit(network.evaluate)(weights["params"], weights["batch_stats"], images)
     with torch.no_grad():
-        theirs = logits_of(reference.eval(), images).numpy()
+        theirs = logits_of(reference.eval(), images, backbone).numpy()
     assert_near(ours.class_logits, theirs, "logits")
 
 
@@ -100,7 +103,7 @@ def test_a_training_step_is_equal(both):
     gradients, (ours, stats) = step(weights["params"], weights["batch_stats"])
     before = reference.state_dict()
     before = {key: value.clone() for key, value in before.items()}
-    theirs = logits_of(reference.train(), images)
+    theirs = logits_of(reference.train(), images, backbone)
     torch.nn.functional.cross_entropy(theirs, torch.from_numpy(labels)).backward()
     assert_near(ours, theirs.detach().numpy(), "logits")
 
