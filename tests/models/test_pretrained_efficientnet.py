@@ -2,7 +2,6 @@
 
 import functools
 import io
-import pathlib
 import zipfile
 
 import jax
@@ -14,6 +13,7 @@ from llc_jax.errors import InputError
 from llc_jax.experiment.network import abstract_weights
 from llc_jax.models import registry
 from llc_jax.weights import packages, pretrained
+from tests.writing import SAMPLE
 
 torch = pytest.importorskip("torch", reason="the reference is PyTorch: pip install torch")
 oracle = pytest.importorskip(
@@ -21,8 +21,6 @@ oracle = pytest.importorskip(
     reason="the reference is a package: pip install --no-deps efficientnet-lite-pytorch",
 )
 Image = pytest.importorskip("PIL.Image", reason="pip install pillow")
-
-SAMPLE = pathlib.Path(__file__).parents[3] / "shared/data/imagenet_sample.zip"
 
 
 @functools.cache
