@@ -36,13 +36,20 @@ def complete(source, workdir, **changes):
     return image_size.complete(parse(config.to_dict()), workdir)
 
 
+def open_images(config):
+    """The images of a config that is complete."""
+    options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
+    del options["embedding_size"]
+    return open_dataset(**options, seed=0)
+
+
 def test_small_images_keep_their_size(tmp_path):
     config = complete(write(tmp_path / "data", [(28, 28)] * 8), tmp_path)
     assert (config.model["name"], config.model["dtype"]) == ("resnet20_small", "float32")
     assert (config.data.image_size, config.data.crop_fraction) == (28, 1.0)
     assert config.data.in_memory
     assert config.data.augment == {"pad": 3, "flip": True}
-    data = open_dataset(**dataclasses.asdict(config.data), seed=0)
+    data = open_images(config)
     files = sorted((tmp_path / "data").glob("*/*.png"))
     pixels = {cv2.imread(str(file)).tobytes() for file in files}
     assert {image.tobytes() for image in (*data.train.images, *data.evaluation.images)} == pixels
@@ -92,9 +99,7 @@ def test_each_value_can_be_set_by_itself(tmp_path, changes, expected):
     config = complete(write(tmp_path / "data", [(300, 300)] * 4), tmp_path, **changes)
     found = (config.model["name"], config.data.in_memory, config.data.augment)
     assert (input_size(config), *found) == expected
-    options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
-    del options["embedding_size"]
-    open_dataset(**options, seed=0)
+    open_images(config)
 
 
 def test_an_option_of_the_other_way_names_the_way_out(tmp_path):
@@ -105,7 +110,7 @@ def test_an_option_of_the_other_way_names_the_way_out(tmp_path):
         r"With --config.data.in_memory=False it has scale, flip, randaugment\."
     )
     with pytest.raises(InputError, match=message):
-        open_dataset(**dataclasses.asdict(config.data), seed=0)
+        open_images(config)
 
 
 def test_a_run_that_continues_keeps_its_size(tmp_path):
