@@ -33,6 +33,7 @@ def base() -> ConfigDict:
             ),
             "held_out_classes": 0,
             "image_size": config_dict.placeholder(int),
+            "embedding_size": config_dict.placeholder(int),
             "crop_fraction": 0.875,
             "exif_orientation": True,
             "in_memory": False,
@@ -46,6 +47,7 @@ def base() -> ConfigDict:
     config.eval_epochs = 0
     config.decoders = ()
     config.retrieval = ()
+    config.min_steps = 0
     return config
 
 
@@ -93,6 +95,12 @@ def by_image_size(config: ConfigDict) -> None:
             "randaugment": config_dict.placeholder(tuple),
         }
     )
+
+
+def hidden_layers(config: ConfigDict, *widths: int, dropout: float) -> None:
+    """Puts hidden layers between the features and the rest of every stage's head."""
+    for stage in config.stages.values():
+        stage.head = ConfigDict({**stage.head, "hidden": widths, "dropout": dropout})
 
 
 def linear(epochs: int, optimizer: ConfigDict, *, label_smoothing: float = 0.0) -> ConfigDict:

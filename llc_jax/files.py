@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,8 +130,12 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
     return _parse_array(pathlib.Path(path).read_bytes())
 
 
-def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_arrays(path: str | os.PathLike, skip: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Reads the arrays of an `.npz` by their names, and compares their checksums.
+
+    Args:
+      path: of the file.
+      skip: names of arrays that are not read.
 
     Raises:
       OSError: if the file cannot be read.
@@ -140,7 +144,9 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                contents = {name: archive.read(name) for name in archive.namelist()}
+                skipped = {f"{name}.npy" for name in skip}
+                names = [name for name in archive.namelist() if name not in skipped]
+                contents = {name: archive.read(name) for name in names}
         except Exception as error:  # Damage leads the reader to errors of many kinds.
             raise ValueError(f"it is not a whole .npz file: {error}") from error
     return {name.removesuffix(".npy"): _parse_array(data) for name, data in contents.items()}

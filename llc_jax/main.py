@@ -202,7 +202,9 @@ def start(arguments: list[str] | None = None, afterwards: str = "") -> NoReturn:
             print(afterwards)
 
     process = Process()
-    app.run(run_and_say, argv=arguments, flags_parser=_parse_flags)
+    if arguments is not None:
+        sys.argv = arguments  # Where ml_collections looks for what overrides a config.
+    app.run(run_and_say, flags_parser=_parse_flags)
 
 
 if __name__ == "__main__":

@@ -120,9 +120,7 @@ def test_bad_input_is_one_sentence(fitted):
     X, y = blobs()
     spoilt = X.copy()
     spoilt[3, 2] = np.nan
-    with pytest.raises(
-        InputError, match="input 3 are not finite: it has NaN or inf"
-    ):
+    with pytest.raises(InputError, match="input 3 are not finite: it has NaN or inf"):
         fitted.transform(spoilt)
     with pytest.raises(InputError, match="y has one class: a"):
         llc_jax.LLC(**SMALL).fit(X, np.full(len(X), "a"))

@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from llc_jax.data import protocols
+from llc_jax.data import embeddings, protocols
 from llc_jax.data.augment import pad_crop_flip
 from llc_jax.data.fingerprint import Fingerprint
 from llc_jax.data.pipeline import Images, InMemory, Streamed
 from llc_jax.data.sources import Source
 from llc_jax.data.splits import Splits, open_source, open_splits
 from llc_jax.data.transforms import Crop, RandomCrop, Transform, shape
+from llc_jax.data.vectors import Vectors, VectorSource
 from llc_jax.errors import InputError
 from llc_jax.options import bind, choose, keyword_options
 
@@ -27,7 +28,7 @@ class Dataset:
     """Images for training and for evaluation.
 
     Attributes:
-      train: the training images.
+      train: the training images, or embeddings.
       evaluation: the evaluation images; in retrieval, the queries.
       database: the images that queries search: the training images, unless a protocol
         chooses others.
@@ -39,6 +40,7 @@ class Dataset:
         selects; None where it was not requested, or there is neither a protocol nor a
         held-out class.
       fingerprint: of all images, whatever the protocol; None of a part of a dataset.
+      kind: "images" or "embeddings".
     """
 
     train: Images
@@ -50,6 +52,7 @@ class Dataset:
     unseen: "Dataset | None"
     without_protocol: "Dataset | None" = None
     fingerprint: Fingerprint | None = None
+    kind: str = "images"
 
     @property
     def self_indices(self) -> np.ndarray:
@@ -92,7 +95,14 @@ def open_dataset(
     if class_names is not None:
         splits = splits.relabel(class_names)
     crop = Crop(image_size, crop_fraction, exif_orientation)
-    if in_memory:
+    if isinstance(splits.train, VectorSource):
+        train_crop, augment_batch = crop, _unchanged
+
+        def open_images(source: VectorSource, transform: Transform) -> Images:
+            del transform
+            return Vectors(source)
+
+    elif in_memory:
         train_crop = crop
         augment_batch = _bind_augmentation(augment, in_memory)
 
@@ -108,7 +118,8 @@ def open_dataset(
 
     options = (open_images, train_crop, crop, augment_batch)
     data = _make_dataset(splits, *options)
-    data = dataclasses.replace(data, fingerprint=Fingerprint.of(all_splits))
+    kind = "embeddings" if isinstance(splits.train, VectorSource) else "images"
+    data = dataclasses.replace(data, fingerprint=Fingerprint.of(all_splits), kind=kind)
     if without_protocol and splits is not all_splits:
         held_out = splits.unseen.train.class_names if splits.unseen else ()
         names = tuple(name for name in all_splits.train.class_names if name not in held_out)
@@ -116,6 +127,17 @@ def open_dataset(
             data, without_protocol=_make_dataset(all_splits.restrict(names), *options)
         )
     return data
+
+
+def embedding_size(source: str) -> int | None:
+    """Returns the numbers of each embedding of a dataset; None where it is of images.
+
+    Raises:
+      InputError: if the embeddings cannot be opened.
+    """
+    if not source.startswith(embeddings.PREFIX):
+        return None
+    return embeddings.open_embeddings(source)[0].size
 
 
 def typical_side(source: str) -> int:

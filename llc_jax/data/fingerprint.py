@@ -30,10 +30,8 @@ class Fingerprint:
         class_names, digest = splits.train.class_names, hashlib.sha256()
         counts = np.zeros(len(class_names), np.int64)
         for source in (splits.train, splits.evaluation):
-            # Names of files that are not UTF-8 have surrogates.
-            digest.update("\0".join(source.names).encode(errors="surrogateescape"))
-            digest.update(source.labels.astype("<i4").tobytes())
-            digest.update(source.sizes().astype("<i8").tobytes())
+            for part in source.identity():
+                digest.update(part)
             counts += np.bincount(source.labels, minlength=len(class_names))
         images = dict(zip(map(str, class_names), counts.tolist(), strict=True))
         return cls(images, digest.hexdigest())

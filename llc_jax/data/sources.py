@@ -10,7 +10,7 @@ import csv
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import logging
@@ -48,6 +48,13 @@ class Source(abc.ABC):
     def sizes(self) -> np.ndarray:
         """Returns the bytes of each image's file, int64[N]; 0 where it is not known."""
         return np.zeros(len(self), np.int64)
+
+    def identity(self) -> Iterator[bytes]:
+        """Yields what identifies the images: their names, labels and the sizes of their files."""
+        # Names of files that are not UTF-8 have surrogates.
+        yield "\0".join(self.names).encode(errors="surrogateescape")
+        yield self.labels.astype("<i4").tobytes()
+        yield self.sizes().astype("<i8").tobytes()
 
     def select(self, indices: np.ndarray) -> "Source":
         """Returns the source of the images at `indices`, in that order."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llc_jax.data import imagenet, sources, tfds
+from llc_jax.data import embeddings, imagenet, sources, tfds
 from llc_jax.data.sources import Source
 from llc_jax.data.stores import Folder, Store, Tar, Zip
 from llc_jax.errors import InputError
@@ -59,8 +59,8 @@ def open_splits(source: str, eval_source: str, *, holdout: float, seed: int) -> 
     of each class for evaluation, unless `eval_source` names the evaluation images.
 
     Args:
-      source: "digits", "tfds:NAME" or "tfds:NAME:SPLIT", or a path to a folder, a .zip, a
-        .tar or a .csv.
+      source: "digits", "tfds:NAME" or "tfds:NAME:SPLIT", "embeddings:PATH" or
+        "embeddings:PATH:LABELS", or a path to a folder, a .zip, a .tar or a .csv.
       eval_source: the same for the evaluation images alone, or "".
       holdout: fraction of each class kept for evaluation where the data has no split.
       seed: of the random split.
@@ -117,6 +117,9 @@ def open_source(source: str) -> Source | Splits:
     if source.startswith(tfds.PREFIX):
         tfds_splits = tfds.open_dataset(source)
         return tfds_splits[0] if len(tfds_splits) == 1 else Splits(*tfds_splits)
+    if source.startswith(embeddings.PREFIX):
+        parts = embeddings.open_embeddings(source)
+        return parts[0] if len(parts) == 1 else Splits(*parts)
     path = pathlib.Path(os.path.expanduser(source))
     if not os.path.exists(path):
         raise InputError(

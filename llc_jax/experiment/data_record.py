@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 
-from llc_jax.data import tfds
+from llc_jax.data import embeddings, tfds
 from llc_jax.data.fingerprint import Fingerprint
 from llc_jax.data.splits import open_splits
 from llc_jax.errors import InputError
@@ -66,10 +66,14 @@ def locate(source: str) -> str:
     """Returns what a config calls its images, but absolute where it is a path."""
     if not source or source == "digits" or source.startswith(tfds.PREFIX):
         return source
+    if source.startswith(embeddings.PREFIX):
+        return embeddings.locate(source)
     return os.path.realpath(os.path.expanduser(source))
 
 
 def _may_exist(source: str) -> bool:
+    if source.startswith(embeddings.PREFIX):
+        return embeddings.path_of(source).exists()
     return not os.path.isabs(source) or os.path.exists(source)
 
 

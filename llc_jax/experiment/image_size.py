@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from llc_jax.data.dataset import typical_side
+from llc_jax.data.dataset import embedding_size, typical_side
 from llc_jax.experiment.config import RunConfig
 from llc_jax.experiment.network import input_size
 from llc_jax.experiment.workdir import CONFIG_FILE, read_config
@@ -38,6 +38,9 @@ def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
     Raises:
       InputError: if the images have to be looked at, and cannot be.
     """
+    size = embedding_size(config.data.source)
+    if size is not None:
+        return _complete_for_embeddings(config, size)
     image_size = _image_size(config, workdir)
     model, data = dict(config.model), dataclasses.replace(config.data, image_size=image_size)
     if model.get("name") == AUTO:
@@ -60,6 +63,14 @@ def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
         augment=_complete_augmentation(data.augment, side, in_memory),
     )
     return dataclasses.replace(config, model=model, data=data)
+
+
+def _complete_for_embeddings(config: RunConfig, size: int) -> RunConfig:
+    """Returns the config of a run of embeddings of `size` numbers."""
+    if config.model.get("name") == AUTO:
+        config = dataclasses.replace(config, model={"name": "identity"})
+    data = dataclasses.replace(config.data, embedding_size=size, augment={})
+    return dataclasses.replace(config, data=data)
 
 
 def _image_size(config: RunConfig, workdir: pathlib.Path) -> int | None:

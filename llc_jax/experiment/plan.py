@@ -27,9 +27,11 @@ from llc_jax.experiment.network import (
     abstract_input,
     build_network,
     check_input,
+    check_kind,
     describe_input,
     input_size,
     read_pretrained,
+    takes_embeddings,
 )
 from llc_jax.experiment.stage import Evaluations, FigureNames, Stage, Trained
 from llc_jax.experiment.training_plan import check_training, fit_to_size, plan_training
@@ -110,7 +112,7 @@ def plan_stages(
 def _remarks_on_speed(config: RunConfig) -> list[str]:
     """Returns what there is to say of how fast the training will be, a line each."""
     size = input_size(config)
-    if jax.default_backend() != "cpu" or size <= SMALL:
+    if jax.default_backend() != "cpu" or size <= SMALL or takes_embeddings(config):
         return []
     return [
         f"{size} pixels are slow on a CPU: --config.data.image_size={SMALL} shrinks the images."
@@ -190,6 +192,7 @@ def _open_dataset(
         class_names=class_names,
         seed=config.seed,
     )
+    check_kind(config, dataset.kind)
     for bits, decoder in itertools.product(lengths, config.decoders):
         decoders.make(decoder, Codebook.random(1, bits))
     return dataset

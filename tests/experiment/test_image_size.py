@@ -69,7 +69,7 @@ def test_large_images_are_cropped_to_224(tmp_path):
     assert input_size(config) == 224
     assert not config.data.in_memory
     assert config.data.augment == {"scale": (0.25, 1.0), "flip": True, "randaugment": None}
-    open_dataset(**dataclasses.asdict(config.data) | {"image_size": 224}, seed=0)
+    open_images(config)
 
 
 def test_half_of_the_images_have_at_least_the_size(tmp_path):
