@@ -40,7 +40,6 @@ class Dataset:
         selects; None where it was not requested, or there is neither a protocol nor a
         held-out class.
       fingerprint: of all images, whatever the protocol; None of a part of a dataset.
-      kind: "images" or "embeddings".
     """
 
     train: Images
@@ -52,7 +51,6 @@ class Dataset:
     unseen: "Dataset | None"
     without_protocol: "Dataset | None" = None
     fingerprint: Fingerprint | None = None
-    kind: str = "images"
 
     @property
     def self_indices(self) -> np.ndarray:
@@ -78,6 +76,7 @@ def open_dataset(
     workers: int | None,
     on_error: str,
     seed: int,
+    embedding_size: int | None = None,
     without_protocol: bool = False,
     class_names: tuple[str, ...] | None = None,
 ) -> Dataset:
@@ -96,30 +95,17 @@ def open_dataset(
         splits = splits.relabel(class_names)
     crop = Crop(image_size, crop_fraction, exif_orientation)
     if isinstance(splits.train, VectorSource):
-        train_crop, augment_batch = crop, _unchanged
-
-        def open_images(source: VectorSource, transform: Transform) -> Images:
-            del transform
-            return Vectors(source)
-
+        _check_size(splits.train, embedding_size)
+        options = (_open_vectors, crop, crop, _unchanged)
     elif in_memory:
-        train_crop = crop
-        augment_batch = _bind_augmentation(augment, in_memory)
-
-        def open_images(source: Source, transform: Transform) -> Images:
-            return InMemory.load(source, transform, skip)
-
+        load = functools.partial(InMemory.load, skip=skip)
+        options = (load, crop, crop, _bind_augmentation(augment, in_memory))
     else:
         train_crop = _bind_augmentation(augment, in_memory)(image_size, exif_orientation)
-        augment_batch = _unchanged
-
-        def open_images(source: Source, transform: Transform) -> Images:
-            return Streamed(source, transform, workers, skip)
-
-    options = (open_images, train_crop, crop, augment_batch)
+        stream = functools.partial(Streamed, workers=workers, skip=skip)
+        options = (stream, train_crop, crop, _unchanged)
     data = _make_dataset(splits, *options)
-    kind = "embeddings" if isinstance(splits.train, VectorSource) else "images"
-    data = dataclasses.replace(data, fingerprint=Fingerprint.of(all_splits), kind=kind)
+    data = dataclasses.replace(data, fingerprint=Fingerprint.of(all_splits))
     if without_protocol and splits is not all_splits:
         held_out = splits.unseen.train.class_names if splits.unseen else ()
         names = tuple(name for name in all_splits.train.class_names if name not in held_out)
@@ -129,14 +115,12 @@ def open_dataset(
     return data
 
 
-def embedding_size(source: str) -> int | None:
-    """Returns the numbers of each embedding of a dataset; None where it is of images.
+def embedding_size(source: str) -> int:
+    """Returns the numbers of each embedding of a dataset of embeddings.
 
     Raises:
-      InputError: if the embeddings cannot be opened.
+      InputError: if they cannot be opened.
     """
-    if not source.startswith(embeddings.PREFIX):
-        return None
     return embeddings.open_embeddings(source)[0].size
 
 
@@ -222,6 +206,20 @@ def _unique_names(source: Source, skipped: frozenset[int]) -> list[str]:
     """Returns a name of each image that no other image has, whatever its source."""
     origin, names = source.origin, enumerate(source.names)
     return [f"{origin}/{name}" for index, name in names if index not in skipped]
+
+
+def _check_size(source: VectorSource, size: int | None) -> None:
+    if size not in (None, source.size):
+        raise InputError(
+            f"The embeddings in {source.origin} have {source.size} numbers, not {size}, as those "
+            "that the run was begun with."
+        )
+
+
+def _open_vectors(source: VectorSource, transform: Transform) -> Vectors:
+    """Returns vectors, which have no transform."""
+    del transform
+    return Vectors(source)
 
 
 def _unchanged(key: jax.Array, images: jax.Array) -> jax.Array:

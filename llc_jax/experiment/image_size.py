@@ -10,8 +10,9 @@ import pathlib
 from typing import Any
 
 from llc_jax.data.dataset import embedding_size, typical_side
+from llc_jax.data.embeddings import PREFIX as EMBEDDINGS
 from llc_jax.experiment.config import RunConfig
-from llc_jax.experiment.network import input_size
+from llc_jax.experiment.network import input_size, takes_embeddings
 from llc_jax.experiment.workdir import CONFIG_FILE, read_config
 from llc_jax.models import registry
 from llc_jax.models.inputs import ImageInput
@@ -38,9 +39,10 @@ def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
     Raises:
       InputError: if the images have to be looked at, and cannot be.
     """
-    size = embedding_size(config.data.source)
-    if size is not None:
-        return _complete_for_embeddings(config, size)
+    if config.data.source.startswith(EMBEDDINGS):
+        return _complete_for_embeddings(config)
+    if config.model.get("name") != AUTO and takes_embeddings(config):
+        return config  # The plan refuses images for such a backbone.
     image_size = _image_size(config, workdir)
     model, data = dict(config.model), dataclasses.replace(config.data, image_size=image_size)
     if model.get("name") == AUTO:
@@ -65,10 +67,11 @@ def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
     return dataclasses.replace(config, model=model, data=data)
 
 
-def _complete_for_embeddings(config: RunConfig, size: int) -> RunConfig:
-    """Returns the config of a run of embeddings of `size` numbers."""
+def _complete_for_embeddings(config: RunConfig) -> RunConfig:
+    """Returns the config of a run of embeddings, with their size."""
     if config.model.get("name") == AUTO:
         config = dataclasses.replace(config, model={"name": "identity"})
+    size = config.data.embedding_size or embedding_size(config.data.source)
     data = dataclasses.replace(config.data, embedding_size=size, augment={})
     return dataclasses.replace(config, data=data)
 

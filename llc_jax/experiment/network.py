@@ -5,11 +5,12 @@ import pathlib
 import jax
 from jax.sharding import Sharding
 
+from llc_jax.data import embeddings
 from llc_jax.errors import InputError
 from llc_jax.experiment.config import PRETRAINED, RunConfig, StageConfig, bits_of
 from llc_jax.mesh import with_sharding
 from llc_jax.models import registry
-from llc_jax.models.inputs import VectorInput
+from llc_jax.models.inputs import ImageInput, VectorInput
 from llc_jax.models.network import PureNetwork, Tree
 from llc_jax.training.checkpoint import restore_weights
 from llc_jax.weights import packages, pretrained
@@ -67,13 +68,10 @@ def check_input(config: RunConfig, network: PureNetwork) -> None:
         ) from error
 
 
-def check_kind(config: RunConfig, kind: str) -> None:
-    """Raises an InputError if the backbone does not take the run's kind of data.
-
-    Args:
-      config: of the run.
-      kind: of the data, "images" or "embeddings".
-    """
+def check_kind(config: RunConfig) -> None:
+    """Raises an InputError if the backbone does not take the run's kind of data."""
+    is_embeddings = config.data.source.startswith(embeddings.PREFIX)
+    kind = (VectorInput if is_embeddings else ImageInput).kind
     backbones = registry.BACKBONES
     if registry.backbone(config.model).input.kind != kind:
         others = [name for name, backbone in backbones.items() if backbone.input.kind == kind]

@@ -179,12 +179,12 @@ def _open_dataset(
 ) -> Dataset:
     """Opens the images of some stages, once what does not need them is checked."""
     stages = tuple(stages)
+    check_kind(config)
     lengths = {bits_of(config, stage) for stage in stages}
     for bits in lengths:
         packing.num_words(bits)
     pipeline.ProcessShard.of(batch_sharding(mesh), config.batch_size)
     options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
-    del options["embedding_size"]
     without_protocol = any(stage.whole_dataset for stage in stages)
     dataset = open_dataset(
         **options,
@@ -192,7 +192,6 @@ def _open_dataset(
         class_names=class_names,
         seed=config.seed,
     )
-    check_kind(config, dataset.kind)
     for bits, decoder in itertools.product(lengths, config.decoders):
         decoders.make(decoder, Codebook.random(1, bits))
     return dataset

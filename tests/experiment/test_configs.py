@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from llc_jax.errors import InputError
+from llc_jax.estimator import LLC
 from llc_jax.experiment import image_size
 from llc_jax.experiment.config import bits_of, parse
 from llc_jax.experiment.network import build_network
@@ -26,7 +27,7 @@ def test_a_config_can_be_run(path):
     config = load(path.stem)
     assert config.is_locked
     assert f"--config=configs/{path.name}" in path.read_text()
-    config.data.image_size = 224
+    config.data.image_size, config.data.embedding_size = 224, 16
     parsed = image_size.complete(parse(config.to_dict()), CONFIGS)
     heads = {}
     for stage in parsed.stages.values():
@@ -122,3 +123,22 @@ def test_cifar100_retrieval_trains_every_method_at_every_length():
             assert bits_of(config, stage) == bits
             assert stage.init_from == (f"codebook_{bits}" if method == "llc" else "backbone")
     assert [name for name, stage in config.stages.items() if stage.whole_dataset] == ["backbone"]
+
+
+def test_the_argument_may_be_a_file_of_embeddings():
+    for name in ("a.npz", "embeddings:a.npz"):
+        assert load("embeddings_20bit", name).data.source == "embeddings:a.npz"
+
+
+def test_the_estimator_trains_as_the_config_of_embeddings_does():
+    of_file = parse(load("embeddings_20bit").to_dict())
+    of_estimator = LLC()._config(16)
+    for key in ("num_bits", "batch_size", "min_steps", "model", "codebook"):
+        assert getattr(of_estimator, key) == getattr(of_file, key), key
+    assert list(of_estimator.stages) == list(of_file.stages)
+    for stage, other in zip(of_estimator.stages.values(), of_file.stages.values(), strict=True):
+        for key in ("epochs", "init_from", "optimizer", "trainable_blocks", "mixup"):
+            assert getattr(stage, key) == getattr(other, key), key
+        # The file names some options too whose values are the defaults.
+        assert stage.objective.items() <= other.objective.items()
+        assert stage.head.items() <= other.head.items()

@@ -39,7 +39,6 @@ def complete(source, workdir, **changes):
 def open_images(config):
     """The images of a config that is complete."""
     options = dataclasses.asdict(config.data) | {"image_size": input_size(config)}
-    del options["embedding_size"]
     return open_dataset(**options, seed=0)
 
 
