@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from llc_jax import cli
+from llc_jax import cli, commands
 from llc_jax.experiment import results as results_module
 from llc_jax.experiment import run as run_module
 from llc_jax.experiment.run import run
@@ -115,9 +115,9 @@ def test_llc_encode_and_llc_index(disk, monkeypatch, capsys, tmp_path):
 
     rng = np.random.default_rng(0)
     paths, logits = [f"{i}.png" for i in range(20_000)], rng.standard_normal((20_000, 8))
-    monkeypatch.setattr(cli, "_image_paths", lambda _: paths)
-    monkeypatch.setattr(cli, "_load", lambda _: Model)
-    monkeypatch.setattr(cli, "_code_logits", lambda *_: (paths, logits))
+    monkeypatch.setattr(commands, "_image_paths", lambda _: paths)
+    monkeypatch.setattr(commands, "_load", lambda _: Model)
+    monkeypatch.setattr(commands, "_code_logits", lambda *_: (paths, logits))
     codes, index = disk / "codes.npz", disk / "codes.index"
     codes.write_bytes(b"older")
     fill(disk)
