@@ -94,8 +94,8 @@ def open_dataset(
     if class_names is not None:
         splits = splits.relabel(class_names)
     crop = Crop(image_size, crop_fraction, exif_orientation)
+    _check_embeddings(splits, embedding_size)
     if isinstance(splits.train, VectorSource):
-        _check_size(splits.train, embedding_size)
         options = (_open_vectors, crop, crop, _unchanged)
     elif in_memory:
         load = functools.partial(InMemory.load, skip=skip)
@@ -121,7 +121,7 @@ def embedding_size(source: str) -> int:
     Raises:
       InputError: if they cannot be opened.
     """
-    return embeddings.open_embeddings(source)[0].size
+    return embeddings.size_of(source)
 
 
 def typical_side(source: str) -> int:
@@ -208,11 +208,26 @@ def _unique_names(source: Source, skipped: frozenset[int]) -> list[str]:
     return [f"{origin}/{name}" for index, name in names if index not in skipped]
 
 
-def _check_size(source: VectorSource, size: int | None) -> None:
-    if size not in (None, source.size):
+def _check_embeddings(splits: Splits, size: int | None) -> None:
+    """Raises an InputError if there are images and embeddings, or embeddings of two sizes."""
+    train, evaluation = splits.train, splits.evaluation
+    kinds = ["embeddings" if isinstance(s, VectorSource) else "images" for s in (train, evaluation)]
+    if kinds[0] != kinds[1]:
         raise InputError(
-            f"The embeddings in {source.origin} have {source.size} numbers, not {size}, as those "
+            f"The training data are {kinds[0]} and the evaluation data {kinds[1]}: "
+            "config.data.source and config.data.eval_source are of one kind."
+        )
+    if kinds[0] == "images":
+        return
+    if size not in (None, train.size):
+        raise InputError(
+            f"The embeddings in {train.origin} have {train.size} numbers, not {size}, as those "
             "that the run was begun with."
+        )
+    if evaluation.size != train.size:
+        raise InputError(
+            f"The embeddings for evaluation, {evaluation.origin}, have {evaluation.size} numbers, "
+            f"and those for training {train.size}: both are of one encoder."
         )
 
 

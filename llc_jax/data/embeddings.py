@@ -15,20 +15,21 @@ import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Sequence
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 
+from llc_jax.data import npz, parquet
 from llc_jax.data.vectors import Shard, VectorSource
 from llc_jax.errors import InputError
-from llc_jax.files import read_arrays
+from llc_jax.files import read_arrays, volume
 
 PREFIX = "embeddings:"
 EVAL_NAMES = ("val", "validation", "test")
 _SUFFIXES = (".npz", ".npy", ".parquet")
-_LABEL_COLUMNS = ("label", "labels", "class")
-_VECTOR_COLUMNS = ("embedding", "embeddings", "vector")
+# Vectors of more bytes than these are not all read at the start to find NaN: a sample is.
+_READ_WHOLE, _SAMPLED = 2**26, 1024
 
 
 class _Table(NamedTuple):
@@ -42,15 +43,69 @@ class _Table(NamedTuple):
 
 def locate(source: str) -> str:
     """Returns `embeddings:PATH:LABELS` with an absolute path."""
-    path, colon, labels = source.removeprefix(PREFIX).partition(":")
-    is_file = pathlib.Path(labels).suffix in (".npy", ".csv")
-    labels = os.path.realpath(os.path.expanduser(labels)) if is_file else labels
-    return PREFIX + os.path.realpath(os.path.expanduser(path)) + colon + labels
+    path, labels = _split(source)
+    located = PREFIX + os.path.realpath(path)
+    if _names_file(labels):
+        labels = os.path.realpath(_label_file(path, labels))
+    return f"{located}:{labels}" if labels else located
 
 
 def path_of(source: str) -> pathlib.Path:
     """Returns the path in `embeddings:PATH:LABELS`."""
-    return pathlib.Path(source.removeprefix(PREFIX).partition(":")[0]).expanduser()
+    return _split(source)[0]
+
+
+def _split(source: str) -> tuple[pathlib.Path, str]:
+    """Returns PATH and LABELS; of a path that has colons, as much as there is."""
+    text = source.removeprefix(PREFIX)
+    ends = [len(text), *reversed([match.start() for match in re.finditer(":", text)])]
+    paths = [os.path.expanduser(text[:end]) for end in ends]
+    found = next((n for n, path in enumerate(paths) if path and os.path.exists(path)), -1)
+    return pathlib.Path(paths[found]), text[ends[found] + 1 :]
+
+
+def _names_file(labels: str) -> bool:
+    return pathlib.Path(labels).suffix in (".npy", ".csv")
+
+
+def _label_file(path: pathlib.Path, labels: str) -> pathlib.Path:
+    """Returns the file of labels that is named; it may lie beside the embeddings."""
+    file = pathlib.Path(labels).expanduser()
+    return file if file.exists() else path.parent / file
+
+
+def size_of(source: str) -> int:
+    """Returns d, the numbers of each embedding; of the embeddings themselves little is read.
+
+    Raises:
+      InputError: as `open_embeddings`, as far as it is found.
+    """
+    path = _existing(source)
+    path = next(iter(_find_parts(path)), path)
+    if path.is_dir() and (path / "img_emb").is_dir():
+        files = sorted((path / "img_emb").glob("*.npy"), key=_by_number)
+    elif path.is_dir():
+        files = sorted(path.glob("*.parquet"), key=_by_number)
+    else:
+        files = [path]
+    for file in files:
+        if file.suffix == ".parquet":
+            size = parquet.vector_size(file) if parquet.num_rows(file) else 0
+        elif file.suffix == ".npz":
+            size = npz.vector_size(file, "embeddings")
+        else:
+            size = _map_npy(file).array.shape[1]
+        if size:
+            return size
+    # Whatever is wrong is said there.
+    return open_embeddings(source)[0].size
+
+
+def _existing(source: str) -> pathlib.Path:
+    path = path_of(source)
+    if not os.path.exists(path):
+        raise InputError(f"There are no embeddings at {path}.")
+    return path
 
 
 def open_embeddings(source: str) -> tuple[VectorSource, ...]:
@@ -65,13 +120,19 @@ def open_embeddings(source: str) -> tuple[VectorSource, ...]:
     Raises:
       InputError: if they are missing, empty, or not as above.
     """
-    path, labels = path_of(source), source.removeprefix(PREFIX).partition(":")[2]
-    if not path.exists():
-        raise InputError(f"There are no embeddings at {path}.")
+    path, labels = _existing(source), _split(source)[1]
     parts = _find_parts(path) if path.is_dir() else []
-    if parts:
-        return tuple(_label(_read(part, labels), part)[0] for part in parts)
-    return _label(_read(path, labels), path)
+    if not parts:
+        return _label(_read(path, labels), path)
+    if _names_file(labels):
+        raise InputError(
+            f"{path} is split, so one file of labels, {labels}, does not do: those of train.npy "
+            "are in train_labels.npy or .csv, and likewise for evaluation."
+        )
+    sources = tuple(source for part in parts for source in _label(_read(part, labels, True), part))
+    if len(sources) > len(parts):
+        raise InputError(f"{path} is split, but so is a file in it: leave out its `split`.")
+    return sources
 
 
 def _find_parts(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -92,22 +153,34 @@ def _label(table: _Table, path: pathlib.Path) -> tuple[VectorSource, ...]:
     count = sum(len(shard.array) for shard in table.shards)
     if not count:
         raise InputError(f"There are no embeddings in {path}.")
-    if len(table.labels) != count or table.labels.ndim != 1:
+    if table.labels.shape != (count,):
         shape = list(table.labels.shape)
         raise InputError(f"{path} has {count:,} embeddings, but labels of the shape {shape}.")
     labels, class_names = _classes(table.labels, table.names, path)
     source = VectorSource(table.shards, np.arange(count), labels, class_names, str(path.resolve()))
+    _check_finite(source)
     if table.split is None:
         return (source,)
+    if table.split.shape != (count,):
+        raise InputError(
+            f"{path} has {count:,} embeddings, but a split of the shape {list(table.split.shape)}."
+        )
     splits = np.char.lower(table.split.astype(str))
     is_train = splits == "train"
     unknown = sorted(set(splits[~is_train]) - set(EVAL_NAMES))
-    if len(splits) != count or unknown or is_train.all() or not is_train.any():
+    if unknown or is_train.all() or not is_train.any():
         raise InputError(
-            f"The split of {path} says train or test of each of the {count:,} embeddings, and has "
-            f"both; not {unknown or sorted(set(splits))} for {len(splits):,}."
+            f"The split of {path} says train or test of each embedding, and has both; not "
+            f"{', '.join(unknown or sorted(set(splits)))}."
         )
     return tuple(source.select(np.flatnonzero(mask)) for mask in (is_train, ~is_train))
+
+
+def _check_finite(source: VectorSource) -> None:
+    """Reads the vectors, or a sample of many, so that NaN is not found in an hour only."""
+    whole = len(source) * source.size * 4 <= _READ_WHOLE
+    count = len(source) if whole else _SAMPLED
+    source.gather(np.unique(np.linspace(0, len(source) - 1, count).astype(np.int64)))
 
 
 def _classes(
@@ -115,22 +188,38 @@ def _classes(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns labels from 0, int32[N], and the names of the classes."""
     if labels.dtype.kind == "S":
-        labels = np.char.decode(labels, "utf-8")
+        try:
+            labels = np.char.decode(labels, "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"The labels of {path} are not UTF-8: {error}.") from error
+    if names is not None and labels.dtype.kind == "b":
+        labels = labels.astype(np.int64)
     if labels.dtype.kind not in "iubU":
         raise InputError(f"The labels of {path} are whole numbers or text, not {labels.dtype}.")
     classes, indices = np.unique(labels, return_inverse=True)
     if names is not None and labels.dtype.kind != "U":
+        if names.ndim != 1 or names.dtype.kind not in "iuU":
+            raise InputError(
+                f"The names of {path} are a text for each class, not {names.dtype} of the shape "
+                f"{list(names.shape)}."
+            )
         if classes[0] < 0 or classes[-1] >= len(names):
             raise InputError(
                 f"The labels of {path} go from {classes[0]} to {classes[-1]}, but it has the names "
                 f"of {len(names)} classes."
             )
         classes = names[classes]
-    return indices.astype(np.int32), tuple(str(name) for name in classes)
+    class_names = tuple(str(name) for name in classes)
+    repeated = next((name for name, count in Counter(class_names).items() if count > 1), None)
+    if repeated is not None:
+        raise InputError(
+            f"Several classes of {path} have the name {repeated!r}: give each a name of its own."
+        )
+    return indices.astype(np.int32), class_names
 
 
-def _read(path: pathlib.Path, labels: str) -> _Table:
-    """Reads a file or a folder that is not split."""
+def _read(path: pathlib.Path, labels: str, is_part: bool = False) -> _Table:
+    """Reads a file or a folder that is not split; it may be a part of one that is."""
     if path.is_dir() and (path / "img_emb").is_dir():
         return _read_clip_retrieval(path, labels)
     if path.is_dir():
@@ -140,7 +229,7 @@ def _read(path: pathlib.Path, labels: str) -> _Table:
     elif path.suffix == ".npz":
         return _read_npz(path)
     elif path.suffix == ".npy":
-        return _Table((_map_npy(path),), _read_labels(path, labels))
+        return _Table((_map_npy(path),), _read_labels(path, labels, is_part))
     elif path.suffix == ".parquet":
         return _read_parquet([path], labels)
     raise InputError(
@@ -151,45 +240,18 @@ def _read(path: pathlib.Path, labels: str) -> _Table:
 
 def _read_npz(path: pathlib.Path) -> _Table:
     try:
-        mapped = _map_stored(path, "embeddings")
+        mapped = npz.map_stored(path, "embeddings")
+        if mapped is None:
+            _check_memory(path, npz.num_bytes(path))
         arrays = read_arrays(path, skip=("embeddings",) if mapped is not None else ())
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no .npz file that can be read: {error}.") from error
     vectors = arrays.get("embeddings") if mapped is None else mapped
-    missing = [name for name in ("labels",) if name not in arrays]
-    if vectors is None or missing:
-        name = "embeddings" if vectors is None else missing[0]
+    if vectors is None or "labels" not in arrays:
+        name = "embeddings" if vectors is None else "labels"
         raise InputError(f"{path} has no array {name!r}: it needs embeddings and labels.")
     shard = Shard(path, _checked(vectors, path), mapped is not None)
     return _Table((shard,), arrays["labels"], arrays.get("names"), arrays.get("split"))
-
-
-def _map_stored(path: pathlib.Path, name: str) -> np.ndarray | None:
-    """Maps an array of an .npz; None if it is compressed, or there is none."""
-    with zipfile.ZipFile(path) as archive:
-        if f"{name}.npy" not in archive.namelist():
-            return None
-        info = archive.getinfo(f"{name}.npy")
-        if info.compress_type != zipfile.ZIP_STORED:
-            return None
-        with archive.open(info) as member:
-            version = np.lib.format.read_magic(member)
-            read = np.lib.format.read_array_header_1_0
-            if version != (1, 0):
-                read = np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(member)
-            header = member.tell()
-    with path.open("rb") as file:
-        file.seek(info.header_offset + 26)
-        name_size, extra_size = np.frombuffer(file.read(4), "<u2").astype(int)
-    offset = info.header_offset + 30 + name_size + extra_size + header
-    if fortran or dtype.hasobject or 0 in shape or info.file_size - header != _bytes(shape, dtype):
-        return None
-    return np.memmap(path, dtype, "r", offset, shape)
-
-
-def _bytes(shape: Sequence[int], dtype: np.dtype) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
 
 
 def _map_npy(path: pathlib.Path) -> Shard:
@@ -212,19 +274,19 @@ def _checked(vectors: np.ndarray, path: pathlib.Path) -> np.ndarray:
     return vectors
 
 
-def _read_labels(path: pathlib.Path, labels: str) -> np.ndarray:
-    """Reads the labels of an .npy file."""
+def _read_labels(path: pathlib.Path, labels: str, is_part: bool) -> np.ndarray:
+    """Reads the labels of an .npy file; those of a part are called after it."""
     if labels:
-        file = pathlib.Path(labels).expanduser()
-        file = path.parent / file if not file.exists() else file
+        file = _label_file(path, labels)
     else:
-        names = (f"{path.stem}_labels", "labels")
+        names = (f"{path.stem}_labels", *(() if is_part else ("labels",)))
         files = [path.parent / f"{name}{suffix}" for name in names for suffix in (".npy", ".csv")]
         file = next((file for file in files if file.exists()), None)
     if file is None or not file.exists():
+        remedy = f"give their file as embeddings:{path}:LABELS.npy"
+        remedy = f"expected {path.stem}_labels.npy beside it" if is_part else remedy
         raise InputError(
-            f"There are no labels for {path}: give their file as embeddings:{path}:LABELS.npy, or "
-            "as a .csv with a label on each line."
+            f"There are no labels for {path}: {remedy}, or a .csv with a label on each line."
         )
     try:
         if file.suffix == ".npy":
@@ -233,7 +295,7 @@ def _read_labels(path: pathlib.Path, labels: str) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"The labels in {file} cannot be read: {error}.") from error
     lines = [line for line in lines if line]
-    lines = lines[1:] if lines and lines[0].lower() in _LABEL_COLUMNS else lines
+    lines = lines[1:] if lines and lines[0].lower() in parquet.LABEL_COLUMNS else lines
     is_number = all(re.fullmatch(r"-?\d{1,18}", line) for line in lines)
     return np.array(lines, np.int64 if is_number else np.str_)
 
@@ -247,16 +309,17 @@ def _read_clip_retrieval(folder: pathlib.Path, labels: str) -> _Table:
             f"{folder} has {len(embeddings)} files img_emb/*.npy and {len(metadata)} files "
             "metadata/*.parquet: there is one of each for each shard."
         )
-    tables = [_read_table([file]) for file in metadata]
-    columns = [_text_or_numbers(table[_label_column(table, labels, folder)]) for table in tables]
-    shards = tuple(_map_npy(file) for file in embeddings)
-    for shard, column in zip(shards, columns, strict=True):
-        if len(shard.array) != len(column):
+    shards, columns = [], []
+    for shard, file in zip(map(_map_npy, embeddings), metadata, strict=True):
+        rows = parquet.num_rows(file)
+        if len(shard.array) != rows:
             raise InputError(
-                f"{shard.path} has {len(shard.array):,} embeddings, but its metadata "
-                f"{len(column):,} rows."
+                f"{shard.path} has {len(shard.array):,} embeddings, but its metadata {rows:,} rows."
             )
-    return _Table(shards, np.concatenate(columns))
+        if rows:
+            shards.append(shard)
+            columns.append(parquet.read_labels(file, labels))
+    return _Table(tuple(shards), np.concatenate(columns or [np.zeros(0)]))
 
 
 def _by_number(path: pathlib.Path) -> tuple[int, str]:
@@ -266,87 +329,35 @@ def _by_number(path: pathlib.Path) -> tuple[int, str]:
 
 
 def _read_parquet(files: list[pathlib.Path], labels: str) -> _Table:
-    _check_memory(files)
-    shards, columns, splits = [], [], []
-    for file in files:
-        table = _read_table([file])
-        shards.append(Shard(file, _checked(_vectors(table, file), file), is_mapped=False))
-        columns.append(_text_or_numbers(table[_label_column(table, labels, file)]))
-        if "split" in table.column_names:
-            splits.append(_text_or_numbers(table["split"]))
+    # Programs that write in parallel leave files without rows.
+    files = [file for file in files if parquet.num_rows(file)]
+    if files:
+        _check_memory(files[0].parent, sum(map(parquet.num_bytes, files)))
+    shards = [
+        Shard(file, _checked(parquet.read_vectors(file), file), is_mapped=False) for file in files
+    ]
+    columns = [parquet.read_labels(file, labels) for file in files]
+    splits = [split for split in map(parquet.read_split, files) if split is not None]
     if splits and len(splits) < len(files):
         raise InputError(
             f"Some of the files beside {files[0]} have no column `split`: all or none."
         )
     split = np.concatenate(splits) if splits else None
-    return _Table(tuple(shards), np.concatenate(columns), split=split)
+    return _Table(tuple(shards), np.concatenate(columns or [np.zeros(0)]), split=split)
 
 
-def _check_memory(files: list[pathlib.Path]) -> None:
-    """Raises an InputError if Parquet files are larger than the memory that is free."""
-    size = sum(file.stat().st_size for file in files)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if 2 * size > free:
-        raise InputError(
-            f"The embeddings beside {files[0]} have {size / 1e9:.1f} GB, and Parquet is read whole "
-            f"into memory, of which {free / 1e9:.1f} GB are free: convert them to .npy files, "
-            "which are mapped."
-        )
-
-
-def _read_table(files: list[pathlib.Path]):
+def _check_memory(path: pathlib.Path, size: int) -> None:
+    """Raises an InputError if embeddings that are read whole do not fit into memory."""
     try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InputError(f"{files[0]} needs pyarrow: pip install pyarrow.") from error
-    try:
-        return pyarrow.concat_tables([pyarrow.parquet.read_table(file) for file in files])
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{files[0]} is no Parquet file that can be read: {reason}.") from error
-
-
-def _vectors(table, file: pathlib.Path) -> np.ndarray:
-    """Returns the column of vectors of a Parquet table, float[N, d]."""
-    import pyarrow
-
-    columns = [
-        field.name
-        for field in table.schema
-        if (pyarrow.types.is_list(field.type) or pyarrow.types.is_fixed_size_list(field.type))
-        and pyarrow.types.is_floating(field.type.value_type)
-    ]
-    named = [name for name in columns if name in _VECTOR_COLUMNS]
-    if len(columns) != 1 and len(named) != 1:
+        # Not what is free: the system fills that with files, which it gives up when asked.
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) for line in lines if "MemAvailable" in line) * 1024
+    except (OSError, StopIteration):
+        return
+    # They are there twice while they are read.
+    if 2 * size > available:
         raise InputError(
-            f"{file} has {len(columns)} columns of lists of floats; of several, one is called "
-            f"embedding. Its columns: {', '.join(table.column_names)}."
+            f"The embeddings in {path} take {volume(size)}, and compressed .npz and Parquet are "
+            f"read whole into memory, of which {volume(available)} are available: convert them to "
+            ".npy files, which are mapped."
         )
-    column = table[named[0] if named else columns[0]].combine_chunks()
-    if isinstance(column, pyarrow.ChunkedArray):
-        column = pyarrow.concat_arrays(column.chunks) if column.num_chunks else column
-    values = column.flatten()
-    sizes = np.unique(np.asarray(column.value_lengths())) if len(column) else np.array([1])
-    if column.null_count or values.null_count or len(sizes) != 1:
-        raise InputError(
-            f"The embeddings in {file} are lists of one size without gaps; it has lists of "
-            f"{sizes.tolist()[:5]} numbers, and {column.null_count + values.null_count} gaps."
-        )
-    return values.to_numpy(zero_copy_only=False).reshape(len(column), int(sizes[0]))
-
-
-def _label_column(table, labels: str, path: pathlib.Path) -> str:
-    names = (labels,) if labels else _LABEL_COLUMNS
-    found = next((name for name in names if name in table.column_names), None)
-    if found is None:
-        raise InputError(
-            f"{path} has no column {' or '.join(names)}: name that of the labels, as "
-            f"embeddings:PATH:COLUMN, of {', '.join(table.column_names)}."
-        )
-    return found
-
-
-def _text_or_numbers(column) -> np.ndarray:
-    values = column.to_pylist()
-    return np.array(values if None not in values else [str(value) for value in values])

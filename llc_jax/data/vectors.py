@@ -1,7 +1,9 @@
 """Vectors as examples: rows of arrays in memory or in mapped files, read in batches."""
 
+import contextlib
 import dataclasses
 import functools
+import mmap
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -38,26 +40,72 @@ class Shard:
         """Notes the state of the file as it is opened."""
         if self.is_mapped:
             self.check()
+            if self.array.size:
+                # Else the system reads what lies around each row too, which shuffling wastes.
+                self.array.base.madvise(mmap.MADV_RANDOM)
+
+    def __reduce__(self):
+        """Pickles the place of a mapped array, and not the array."""
+        if not self.is_mapped:
+            return Shard, (self.path, self.array, False)
+        array = self.array
+        order = "C" if array.flags.c_contiguous else "F"
+        place = (array.dtype.str, "r", array.offset, array.shape, order)
+        return _map_again, (self.path, self._state, place)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Returns some rows, in ascending order.
+
+        Raises:
+          InputError: as `check`.
+        """
+        self.check()
+        if self.is_mapped and self.array.flags.c_contiguous:
+            self._read_ahead(rows)
+        return self.array[rows]
+
+    def _read_ahead(self, rows: np.ndarray) -> None:
+        """Asks the system for the pages of all rows at once, so that none is waited for alone."""
+        start = self.array.offset % mmap.ALLOCATIONGRANULARITY
+        size, page = self.array.strides[0], mmap.PAGESIZE
+        first = (start + rows * size) // page
+        last = (start + (rows + 1) * size - 1) // page
+        breaks = np.flatnonzero(first[1:] > last[:-1] + 1) + 1
+        starts = first[np.concatenate([[0], breaks])] * page
+        ends = (last[np.concatenate([breaks - 1, [len(rows) - 1]])] + 1) * page
+        with contextlib.suppress(OSError):  # The rows can be read without it.
+            for start, length in zip(starts.tolist(), (ends - starts).tolist(), strict=True):
+                self.array.base.madvise(mmap.MADV_WILLNEED, start, length)
 
     def check(self) -> None:
         """Raises an InputError if the file has changed since it was opened, or is gone.
 
         Reading a mapped file that has become shorter would kill the process.
         """
-        if not self.is_mapped:
-            return
-        try:
-            changed = self._state != _state(self.path)
-        except OSError as error:
-            raise InputError(
-                f"The embeddings in {self.path} cannot be read any more ({error.strerror}): put "
-                "the file back, and the same command continues."
-            ) from error
-        if changed:
-            raise InputError(
-                f"{self.path} has changed since it was opened: the embeddings of a run must stay "
-                "as they are."
-            )
+        if self.is_mapped:
+            _check(self.path, self._state)
+
+
+def _map_again(path: pathlib.Path, state: tuple[int, int, int], place: tuple) -> Shard:
+    """Returns a pickled shard, if its file is still what it was."""
+    _check(path, state)
+    return Shard(path, np.memmap(path, *place), is_mapped=True)
+
+
+def _check(path: pathlib.Path, before: tuple[int, int, int]) -> None:
+    """Raises an InputError if a file is not in the state that it was in before."""
+    try:
+        changed = before != _state(path)
+    except OSError as error:
+        raise InputError(
+            f"The embeddings in {path} cannot be read any more ({error.strerror}): put the file "
+            "back, and the same command continues."
+        ) from error
+    if changed:
+        raise InputError(
+            f"{path} has changed since it was opened: the embeddings of a run must stay as they "
+            "are."
+        )
 
 
 def _state(path: pathlib.Path) -> tuple[int, int, int]:
@@ -143,11 +191,10 @@ class VectorSource(Source):
         shard_of = np.searchsorted(ends, rows, side="right")
         for number in np.unique(shard_of):
             shard, within = self.shards[number], np.flatnonzero(shard_of == number)
-            shard.check()
             local = rows[within] - (ends[number] - len(shard.array))
             order = np.argsort(local)  # Neighbours in the file are read together.
             with np.errstate(over="ignore"):
-                vectors[within[order]] = shard.array[local[order]]
+                vectors[within[order]] = shard.read(local[order])
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(bad):
             raise InputError(

@@ -21,7 +21,7 @@ from typing import BinaryIO, NamedTuple
 import cv2
 import numpy as np
 
-from llc_jax.data import imagenet
+from llc_jax.data import embeddings, imagenet
 from llc_jax.data.sources import ArraySource, Source
 from llc_jax.data.splits import Splits, open_source
 from llc_jax.data.stores import IMAGE_SUFFIXES
@@ -137,6 +137,8 @@ def _is_complete(out: pathlib.Path, manifest: bytes) -> bool:
 def _open_splits(source: str, report: Report) -> dict[str, Source]:
     """Returns the splits of a dataset by their directories in the copy; "" where it has none."""
     path = pathlib.Path(source).expanduser()
+    if source.startswith(embeddings.PREFIX):
+        raise InputError(f"{source} are embeddings, not images that could be made smaller.")
     try:
         if imagenet.has_tars(path):
             check_imagenet(path, report)

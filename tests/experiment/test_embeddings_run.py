@@ -1,4 +1,5 @@
 import embeddings_20bit
+import folder_20bit
 import numpy as np
 import pytest
 from sklearn.datasets import make_blobs
@@ -7,6 +8,9 @@ import llc_jax
 from llc_jax.errors import InputError
 from llc_jax.experiment.run import run
 from llc_jax.files import read_json
+from llc_jax.training.preemption import Stopped
+from tests.experiment.test_run import record_losses
+from tests.workdirs import assert_same_weights
 
 
 def test_a_run_of_embeddings(tmp_path):
@@ -32,3 +36,20 @@ def test_a_run_of_embeddings(tmp_path):
     np.savez(tmp_path / "a.npz", embeddings=X[:, :9].astype(np.float32), labels=y)
     with pytest.raises(InputError, match="12"):
         run(config.to_dict(), tmp_path / "run")
+
+
+def test_a_stopped_run_continues_and_a_folder_config_takes_embeddings(tmp_path, monkeypatch):
+    X, y = make_blobs(200, 6, centers=10, random_state=1)
+    np.savez(tmp_path / "a.npz", embeddings=X.astype(np.float32), labels=y)
+    config = folder_20bit.get_config(f"embeddings:{tmp_path}/a.npz").unlock()
+    config.batch_size = 32
+    for stage in config.stages.values():
+        stage.epochs = 2
+    unbroken = run(config.to_dict(), tmp_path / "unbroken")
+    assert read_json(tmp_path / "unbroken" / "config.json")["model"] == {"name": "identity"}
+    losses = record_losses(monkeypatch, stop_at=15)
+    with pytest.raises(Stopped):
+        run(config.to_dict(), tmp_path / "run")
+    assert len(losses) < 30
+    assert run(config.to_dict(), tmp_path / "run") == unbroken
+    assert_same_weights(tmp_path / "unbroken", tmp_path / "run")

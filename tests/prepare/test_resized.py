@@ -208,3 +208,8 @@ def test_the_command(folder, tmp_path, capsys):
     assert f"Written: {out}" in capsys.readouterr().out
     assert cli.main(["prepare", "resize", str(tmp_path / "none"), str(out)]) == 2
     assert capsys.readouterr().err.startswith("error: There is no data at")
+
+
+def test_embeddings_are_no_images(tmp_path):
+    with pytest.raises(InputError, match="a.npz are embeddings, not images"):
+        resized.resize_copy(f"embeddings:{tmp_path}/a.npz", tmp_path / "a.tar")
