@@ -4,24 +4,32 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 
 @contextlib.contextmanager
-def small_disk(directory, megabytes=8):
-    """Mounts an empty file system of that size at a directory, or skips the test."""
+def small_disk(megabytes=8):
+    """Mounts an empty file system of that size and yields where, or skips the test.
+
+    It is not mounted among pytest's temporary files: those of a killed test are removed by a
+    later one, which a mounted file system does not let happen.
+    """
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("a file system can be mounted only by root, and on Linux")
-    directory.mkdir()
+    directory = Path(tempfile.mkdtemp(prefix="small-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(directory)]
     mounting = subprocess.run(mount, capture_output=True, text=True)
     if mounting.returncode != 0:
+        directory.rmdir()
         pytest.skip(f"no file system can be mounted here: {mounting.stderr.strip()}")
     try:
         yield directory
     finally:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
+        directory.rmdir()
 
 
 def fill(disk):

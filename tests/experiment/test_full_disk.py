@@ -25,9 +25,9 @@ NO_ROOM = r"Cannot write .* \(No space left on device\): make room there\."
 
 
 @pytest.fixture
-def disk(tmp_path):
+def disk():
     """The mount point of an empty disk."""
-    with small_disk(tmp_path / "disk") as directory:
+    with small_disk() as directory:
         yield directory
 
 

@@ -1,3 +1,4 @@
+import os
 import pathlib
 import shutil
 import types
@@ -151,10 +152,10 @@ def builder(files):
 
 class TestArrayRecord:
     @pytest.fixture
-    def directory(self, builder, tmp_path):
+    def directory(self, builder):
         """The dataset as TFRecord; TFDS itself needs TensorFlow for that."""
         config = tfds.download.DownloadConfig(num_shards=2)
-        prepared = builder(data_dir=tmp_path / "tfds", file_format="array_record")
+        prepared = builder(data_dir=os.environ["TFDS_DATA_DIR"], file_format="array_record")
         prepared.download_and_prepare(download_config=config)
         directory = pathlib.Path(prepared.data_path)
         for path in directory.glob("*.array_record*"):
@@ -170,9 +171,10 @@ class TestArrayRecord:
         return directory
 
     @pytest.fixture
-    def disk(self, tmp_path):
+    def disk(self, monkeypatch):
         """A small disk for the dataset."""
-        with small_disk(tmp_path / "tfds") as directory:
+        with small_disk() as directory:
+            monkeypatch.setenv("TFDS_DATA_DIR", str(directory))
             yield directory
 
     def check(self, files):
