@@ -48,6 +48,9 @@ def base() -> ConfigDict:
     config.decoders = ()
     config.retrieval = ()
     config.min_steps = 0
+    config.frozen_backbone = False
+    config.views = 1
+    config.remarks = ()
     return config
 
 
@@ -97,10 +100,23 @@ def by_image_size(config: ConfigDict) -> None:
     )
 
 
+def on_features(config: ConfigDict) -> None:
+    """Adds the stages of a network that learns codes of features: embeddings, or a backbone's."""
+    config.batch_size = 256
+    config.min_steps = 300
+    optimizer = adamw(2e-3, warmup_epochs=1.0, codebook_rate=10.0)
+    config.stages.linear = linear(10, optimizer)
+    config.stages.codebook = codebook(
+        10, optimizer, logit_scale=bits(config) ** -0.5, init_from="linear"
+    )
+    config.stages.instance = instance(20, optimizer)
+    hidden_layers(config, 512, 512, 512, dropout=0.3)
+
+
 def hidden_layers(config: ConfigDict, *widths: int, dropout: float) -> None:
     """Puts hidden layers between the features and the rest of every stage's head."""
     for stage in config.stages.values():
-        stage.head = ConfigDict({**stage.head, "hidden": widths, "dropout": dropout})
+        stage.head.hidden, stage.head.dropout = widths, dropout
 
 
 def linear(epochs: int, optimizer: ConfigDict, *, label_smoothing: float = 0.0) -> ConfigDict:
@@ -223,7 +239,8 @@ def _stage(
             "init_from": init_from,
             "codebook": codebook,
             "trainable_blocks": config_dict.placeholder(int),
-            "optimizer": optimizer,
+            # A copy, so that an override of one stage's is none of another's.
+            "optimizer": ConfigDict(optimizer.to_dict(preserve_field_references=True)),
             "mixup": 0.0,
             "num_bits": config_dict.placeholder(int),
             "whole_dataset": False,

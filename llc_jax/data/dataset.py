@@ -29,6 +29,7 @@ class Dataset:
 
     Attributes:
       train: the training images, or embeddings.
+      plain: the training images, cropped as those for evaluation are.
       evaluation: the evaluation images; in retrieval, the queries.
       database: the images that queries search: the training images, unless a protocol
         chooses others.
@@ -43,6 +44,7 @@ class Dataset:
     """
 
     train: Images
+    plain: Images
     evaluation: Images
     database: Images
     find_self_indices: Callable[[], np.ndarray]
@@ -167,15 +169,18 @@ def _make_dataset(
     augment: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> Dataset:
     train = open_images(splits.train, train_crop)
+    # Those that are streamed note damaged images in one place.
+    plain = train if crop == train_crop else dataclasses.replace(train, transform=crop)
     database_source = splits.database or splits.train
-    shared = database_source is splits.train and crop == train_crop
-    database = train if shared else open_images(database_source, crop)
+    shared = database_source is splits.train
+    database = plain if shared else open_images(database_source, crop)
     evaluation = open_images(splits.evaluation, crop)
     # `InMemory` has left damaged images out by now; `Streamed` keeps their rows, masked.
     queries = (splits.evaluation, frozenset(evaluation.damaged))
     searched = (database_source, frozenset(database.damaged))
     return Dataset(
         train=train,
+        plain=plain,
         evaluation=evaluation,
         database=database,
         find_self_indices=functools.partial(_self_indices, queries, searched),

@@ -131,6 +131,9 @@ class Images(Protocol):
     def batches(self, order: Order, shard: ProcessShard, steps: range) -> Iterator[Batch]:
         """Yields this process's shard of the batch of each step."""
 
+    def identity(self) -> Iterator[bytes]:
+        """Yields what identifies the inputs, as a network gets them, wherever they lie."""
+
 
 @dataclasses.dataclass(frozen=True)
 class InMemory(Images):
@@ -173,6 +176,11 @@ class InMemory(Images):
             images[~mask] = 0
             labels = np.where(mask, self.labels[examples], 0).astype(np.int32)
             yield {"input": images, "label": labels, "mask": mask}
+
+    def identity(self) -> Iterator[bytes]:
+        """Yields the inputs themselves."""
+        yield f"{self.images.dtype.str}{self.images.shape}".encode()
+        yield np.ascontiguousarray(self.images).data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +226,11 @@ class Streamed(Images):
                 batch = prefetcher.next(self.timeout, f"the images from {first} on")
                 self.damaged.update(examples[(examples >= 0) & ~batch["mask"]].tolist())
                 yield batch
+
+    def identity(self) -> Iterator[bytes]:
+        """Yields what identifies the images, and how they are cropped."""
+        yield from self.source.identity()
+        yield repr(self.transform).encode()
 
 
 def _grain_batches(load_batch: "_LoadBatch", steps: range, workers: int | None) -> Iterator[Batch]:
@@ -287,6 +300,19 @@ def _read_image(
         if skip:
             return None
         raise InputError(f"{error} With --config.data.on_error=skip it is left out.") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated(Order):
+    """Every example `views` times, all in order before any comes again; then padding."""
+
+    size: int
+    views: int
+    seed: int
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Maps int64[n] positions to int64[n] examples, -1 beyond the last view."""
+        return np.where(positions < self.size * self.views, positions % self.size, -1)
 
 
 def train_batches(images: Images, shard: ProcessShard, steps: range, seed: int) -> Iterator[Batch]:

@@ -234,3 +234,7 @@ class Vectors(Images):
             vectors[mask] = self.source.gather(examples[mask])
             labels = np.where(mask, self.labels[examples], 0).astype(np.int32)
             yield {"input": vectors, "label": labels, "mask": mask}
+
+    def identity(self) -> Iterator[bytes]:
+        """Yields what identifies the vectors."""
+        return self.source.identity()

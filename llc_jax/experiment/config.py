@@ -144,6 +144,11 @@ class RunConfig:
       batch_size: over all devices and processes.
       min_steps: of each stage: where the data are too few, there are more epochs, and batches
         of a quarter of the data, but of 16 at least. 0 leaves both as they are.
+      frozen_backbone: of all stages that do not say how many blocks they train; None is true on
+        a CPU, and false elsewhere.
+      views: augmented versions of each training image that a frozen backbone encodes; 1 is the
+        image as it is evaluated.
+      remarks: what the config has to say before the run begins, a line each.
       model: `name` in `models.registry`, or "auto" for `image_size.complete`; `dtype`,
         `normalization` of the images, and options of the backbone.
       eval_epochs: epochs between evaluations during training; 0 for none.
@@ -168,6 +173,9 @@ class RunConfig:
     decoders: tuple[str, ...]
     retrieval: tuple[int, ...] = ()
     min_steps: int = 0
+    frozen_backbone: bool | None = False
+    views: int = 1
+    remarks: tuple[str, ...] = ()
 
 
 def parse(config: Mapping[str, Any]) -> RunConfig:
@@ -186,7 +194,7 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
     positive |= {f"stages.{name}.epochs": stage.epochs for name, stage in parsed.stages.items()}
     bits = {name: bits_of(parsed, stage) for name, stage in parsed.stages.items()}
     positive |= {f"stages.{name}.num_bits": number for name, number in bits.items()}
-    positive["checkpoint.keep"] = parsed.checkpoint.keep
+    positive |= {"checkpoint.keep": parsed.checkpoint.keep, "views": parsed.views}
     for key, value in positive.items():
         if value < 1:
             raise InputError(f"config.{key} is at least 1, not {value}.")

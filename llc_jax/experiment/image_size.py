@@ -9,6 +9,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
+
 from llc_jax.data.dataset import embedding_size, typical_side
 from llc_jax.data.embeddings import PREFIX as EMBEDDINGS
 from llc_jax.experiment.config import RunConfig
@@ -28,22 +30,25 @@ def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
 
     The size of the images is `config.data.image_size`. Where a config leaves a choice and that is
     None, and the backbone is "auto" or one for small images, some of the images are looked at: the
-    size of small ones is kept. A run that continues keeps the size that it began with. Images are
+    size of small ones is kept. A run that continues keeps what it began with. Images are
     normalised as the pretrained weights of the backbone expect.
 
     Args:
       config: whose `model.name` may be "auto", and whose `model.dtype`, `model.normalization`,
-        `data.in_memory`, `data.crop_fraction` and options of `data.augment` may be None.
+        `data.in_memory`, `data.crop_fraction`, `frozen_backbone` and options of `data.augment`
+        may be None.
       workdir: of the run; it need not exist.
 
     Raises:
       InputError: if the images have to be looked at, and cannot be.
     """
+    before = read_config(workdir) if (workdir / CONFIG_FILE).exists() else None
+    config = _complete_freezing(config, before)
     if config.data.source.startswith(EMBEDDINGS):
         return _complete_for_embeddings(config)
     if config.model.get("name") != AUTO and takes_embeddings(config):
         return config  # The plan refuses images for such a backbone.
-    image_size = _image_size(config, workdir)
+    image_size = _image_size(config, before)
     model, data = dict(config.model), dataclasses.replace(config.data, image_size=image_size)
     if model.get("name") == AUTO:
         small = image_size is not None and image_size <= SMALL
@@ -52,19 +57,48 @@ def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
     side = input_size(config)
     small = side <= SMALL
     if "dtype" in model and model["dtype"] is None:
-        model["dtype"] = "float32" if small else "bfloat16"
+        model["dtype"] = _dtype(small, before)
     form = registry.backbone(model).input
     if model.get("normalization", "") is None and isinstance(form, ImageInput):
         model["normalization"] = form.normalization
     in_memory = small if data.in_memory is None else data.in_memory
-    crop_fraction = (1.0 if small else 0.875) if data.crop_fraction is None else data.crop_fraction
     data = dataclasses.replace(
         data,
         in_memory=in_memory,
-        crop_fraction=crop_fraction,
+        crop_fraction=_crop_fraction(config, before),
         augment=_complete_augmentation(data.augment, side, in_memory),
     )
     return dataclasses.replace(config, model=model, data=data)
+
+
+def _complete_freezing(config: RunConfig, before: RunConfig | None) -> RunConfig:
+    """Returns a config whose stages say whether they train the backbone."""
+    frozen, stages = config.frozen_backbone, config.stages
+    if frozen is None:
+        frozen = jax.default_backend() == "cpu" if before is None else before.frozen_backbone
+    if frozen:
+        stages = {
+            name: dataclasses.replace(stage, trainable_blocks=stage.trainable_blocks or 0)
+            for name, stage in stages.items()
+        }
+    return dataclasses.replace(config, frozen_backbone=frozen, stages=stages)
+
+
+def _dtype(small: bool, before: RunConfig | None) -> str:
+    """Returns the type of a backbone's arithmetic; a CPU has none that is faster than float32."""
+    if before is not None and before.model.get("dtype"):
+        return before.model["dtype"]
+    return "float32" if small or jax.default_backend() == "cpu" else "bfloat16"
+
+
+def _crop_fraction(config: RunConfig, before: RunConfig | None) -> float:
+    """Returns `data.crop_fraction`; images not larger than those of the network stay whole."""
+    side = input_size(config)
+    if config.data.crop_fraction is not None:
+        return config.data.crop_fraction
+    if before is not None and before.data.crop_fraction is not None:
+        return before.data.crop_fraction
+    return 1.0 if side <= SMALL or typical_side(config.data.source) <= side else 0.875
 
 
 def _complete_for_embeddings(config: RunConfig) -> RunConfig:
@@ -76,7 +110,7 @@ def _complete_for_embeddings(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, data=data)
 
 
-def _image_size(config: RunConfig, workdir: pathlib.Path) -> int | None:
+def _image_size(config: RunConfig, before: RunConfig | None) -> int | None:
     """Returns `data.image_size`, with that of small images; None is what the backbone has."""
     choices = (config.data.in_memory, config.data.crop_fraction, config.model.get("dtype", ""))
     if config.model.get("name") == AUTO:
@@ -85,8 +119,8 @@ def _image_size(config: RunConfig, workdir: pathlib.Path) -> int | None:
         is_open = None in choices and input_size(config) <= SMALL
     if config.data.image_size is not None or not is_open:
         return config.data.image_size
-    if (workdir / CONFIG_FILE).exists():
-        return read_config(workdir).data.image_size
+    if before is not None:
+        return before.data.image_size
     side = typical_side(config.data.source)
     return side if side <= SMALL else None
 

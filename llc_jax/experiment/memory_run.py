@@ -67,6 +67,7 @@ def dataset_of(vectors: np.ndarray, labels: np.ndarray, class_names: tuple[str, 
     images = InMemory(vectors, labels)
     return Dataset(
         train=images,
+        plain=images,
         evaluation=images,
         database=images,
         find_self_indices=lambda: np.arange(len(labels)),

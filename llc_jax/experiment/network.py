@@ -16,8 +16,10 @@ from llc_jax.training.checkpoint import restore_weights
 from llc_jax.weights import packages, pretrained
 
 
-def build_network(config: RunConfig, stage: StageConfig, num_classes: int) -> PureNetwork:
-    """Builds the network of a stage for L classes."""
+def build_network(
+    config: RunConfig, stage: StageConfig, num_classes: int, *, takes_features: bool = False
+) -> PureNetwork:
+    """Builds the network of a stage for L classes; `takes_features` as in `models.network`."""
     return registry.build(
         config.model,
         stage.head,
@@ -25,6 +27,7 @@ def build_network(config: RunConfig, stage: StageConfig, num_classes: int) -> Pu
         num_bits=bits_of(config, stage),
         num_inputs=config.data.embedding_size,
         trainable_blocks=stage.trainable_blocks,
+        takes_features=takes_features,
     )
 
 
@@ -51,21 +54,26 @@ def describe_input(config: RunConfig) -> str:
     return f"{kind} of {size} {'numbers' if takes_embeddings(config) else 'pixels'}"
 
 
-def abstract_weights(network: PureNetwork) -> Tree:
-    """Returns the shapes of a network's `params` and `batch_stats`."""
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
-    return dict(zip(("params", "batch_stats"), shapes, strict=True))
+def num_features(config: RunConfig, network: PureNetwork) -> int:
+    """Returns d, the numbers of a feature of a network's backbone.
 
-
-def check_input(config: RunConfig, network: PureNetwork) -> None:
-    """Raises an InputError if a network does not take inputs of the run's size."""
+    Raises:
+      InputError: if the network does not take inputs of the run's size.
+    """
     weights, example = abstract_weights(network), abstract_input(config)
     try:
-        jax.eval_shape(network.features, weights["params"], weights["batch_stats"], example)
+        features = jax.eval_shape(network.features, *weights.values(), example)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{config.model['name']} does not take {describe_input(config)}: {error}"
         ) from error
+    return features.shape[1]
+
+
+def abstract_weights(network: PureNetwork) -> Tree:
+    """Returns the shapes of a network's `params` and `batch_stats`."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    return dict(zip(("params", "batch_stats"), shapes, strict=True))
 
 
 def check_kind(config: RunConfig) -> None:

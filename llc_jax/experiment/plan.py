@@ -7,10 +7,12 @@ written. Nothing below asks the config again.
 import dataclasses
 import functools
 import itertools
+import json
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from llc_jax.codes import packing
@@ -26,18 +28,18 @@ from llc_jax.experiment.image_size import SMALL
 from llc_jax.experiment.network import (
     abstract_input,
     build_network,
-    check_input,
     check_kind,
     describe_input,
     input_size,
+    num_features,
     read_pretrained,
     takes_embeddings,
 )
-from llc_jax.experiment.stage import Evaluations, FigureNames, Stage, Trained
+from llc_jax.experiment.stage import Evaluations, FigureNames, Frozen, Stage, Trained
 from llc_jax.experiment.training_plan import check_training, fit_to_size, plan_training
 from llc_jax.experiment.workdir import StageDirectory
 from llc_jax.mesh import batch_sharding
-from llc_jax.models.network import Tree
+from llc_jax.models.network import PureNetwork, Tree
 from llc_jax.training.objectives import OBJECTIVES
 
 # The figures of the first stage with one of these heads have no prefix.
@@ -81,7 +83,7 @@ def plan_run(config: RunConfig, workdir: pathlib.Path, mesh: Mesh) -> Plan:
         )
     stages = plan_stages(config, dataset, mesh, lambda name: StageDirectory(workdir / name))
     images = f"{size} training and {len(dataset.evaluation.labels)} evaluation images"
-    return _plan(config, stages, dataset, mesh, images, _remarks_on_speed(config))
+    return _plan(config, stages, dataset, mesh, images, _remarks(config))
 
 
 def plan_stages(
@@ -109,13 +111,16 @@ def plan_stages(
     return tuple(stages.values())
 
 
-def _remarks_on_speed(config: RunConfig) -> list[str]:
-    """Returns what there is to say of how fast the training will be, a line each."""
-    size = input_size(config)
+def _remarks(config: RunConfig) -> list[str]:
+    """Returns what there is to say of a training before it begins, a line each."""
+    size, remarks = input_size(config), list(config.remarks)
     if jax.default_backend() != "cpu" or size <= SMALL or takes_embeddings(config):
-        return []
+        return remarks
+    if all(stage.trainable_blocks == 0 for stage in config.stages.values()):
+        return [*remarks, "The backbone is frozen: each image goes through it once."]
     return [
-        f"{size} pixels are slow on a CPU: --config.data.image_size={SMALL} shrinks the images."
+        *remarks,
+        f"{size} pixels are slow on a CPU: --config.data.image_size={SMALL} shrinks the images.",
     ]
 
 
@@ -236,13 +241,39 @@ def _plan_stage(
         dataset = dataset.without_protocol or dataset
     check_training(stage, f"config.stages.{name}")
     network = build_network(config, stage, len(dataset.class_names))
-    check_input(config, network)
+    size, frozen = num_features(config, network), None
+    if stage.trainable_blocks == 0 and size:
+
+        def on_features(features: Dataset) -> Stage:
+            network = build_network(config, stage, len(dataset.class_names), takes_features=True)
+            example = jax.ShapeDtypeStruct((1, size), np.float32)
+            return _make_stage(config, name, directory, features, mesh, network, example)
+
+        augment = json.dumps(config.data.augment)
+        model, views = json.dumps(config.model), config.views
+        frozen = Frozen(size, model, views, augment, config.seed, on_features)
+    example = abstract_input(config)
+    planned = _make_stage(config, name, directory, dataset, mesh, network, example)
+    return dataclasses.replace(planned, frozen=frozen)
+
+
+def _make_stage(
+    config: RunConfig,
+    name: str,
+    directory: Trained,
+    dataset: Dataset,
+    mesh: Mesh,
+    network: PureNetwork,
+    example: jax.ShapeDtypeStruct,
+) -> Stage:
+    """Makes a stage of a network, which takes the images of the dataset, or their features."""
+    stage = config.stages[name]
     return Stage(
         name=name,
         directory=directory,
         mesh=mesh,
         dataset=dataset,
-        example=abstract_input(config),
+        example=example,
         head=stage.head["name"],
         network=network,
         num_bits=bits_of(config, stage),

@@ -65,6 +65,26 @@ class Evaluations(NamedTuple):
     cutoffs: tuple[int, ...]
 
 
+class Frozen(NamedTuple):
+    """How a stage trains its head on the features of a backbone that stays as it is.
+
+    Attributes:
+      size: d, the numbers of a feature.
+      model: the description of the backbone.
+      views: V, the augmented versions of each training image; 1 is the image as it is.
+      augmentation: the description of the augmentation.
+      seed: of the views.
+      on_features: makes the stage that does so of a dataset of features.
+    """
+
+    size: int
+    model: str
+    views: int
+    augmentation: str
+    seed: int
+    on_features: Callable[[Dataset], "Stage"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """One stage of a run.
@@ -88,6 +108,7 @@ class Stage:
       evaluations: what is measured of it.
       figures: how its figures are called.
       checkpoints_kept: how many of its checkpoints are kept.
+      frozen: how it trains on features; None where it trains on inputs.
     """
 
     name: str
@@ -106,6 +127,7 @@ class Stage:
     evaluations: Evaluations
     figures: FigureNames
     checkpoints_kept: int
+    frozen: Frozen | None = None
 
     @property
     def workdir(self) -> pathlib.Path:

@@ -5,6 +5,7 @@ from clu import parameter_overview
 
 from llc_jax.codes.codebook import Codebook
 from llc_jax.experiment import codebook_sources
+from llc_jax.experiment.extraction import on_features
 from llc_jax.experiment.figures import classify
 from llc_jax.experiment.results import measure_stage
 from llc_jax.experiment.stage import Stage
@@ -18,6 +19,8 @@ from llc_jax.training.state import State
 
 def run_stage(stage: Stage, log: RunLog, stop_request: StopRequest) -> dict[str, float]:
     """Trains a stage and measures it; leaves its checkpoints and its codebook."""
+    if stage.frozen is not None:
+        stage = on_features(stage, log, stop_request)
     codebook, training = _initial_codebook(stage), stage.training
     num_weights = parameter_overview.count_parameters(training.abstract_state["params"])
     timetable = training.timetable

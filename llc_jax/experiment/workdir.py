@@ -48,7 +48,7 @@ EVALUATION_CURVES_FILE = "evaluation_pr_curve.npz"
 EVALUATION_CONFUSIONS_FILE = "evaluation_confusion.csv"
 
 # What may change between the parts of a run, as it cannot change the result.
-_FREE_KEYS = ("data.workers", "data.on_error", "checkpoint.keep", "checkpoint.steps")
+_FREE_KEYS = ("data.workers", "data.on_error", "checkpoint.keep", "checkpoint.steps", "remarks")
 # What may also change when a run is evaluated again: what is measured, and on which images.
 _MEASURED_KEYS = ("decoders", "retrieval")
 _EVALUATION_KEYS = (*_MEASURED_KEYS, "batch_size", "data")

@@ -21,6 +21,8 @@ class Network(nnx.Module):
       backbone: maps prepared inputs to features, float32[B, d].
       head: maps features to logits.
       prepare: maps inputs, images or vectors, to what the backbone takes.
+      takes_features: whether the inputs are the backbone's features, float[B, d], so that the
+        backbone itself has nothing to do.
     """
 
     def __init__(
@@ -28,10 +30,13 @@ class Network(nnx.Module):
         backbone: nnx.Module,
         head: nnx.Module,
         prepare: Callable[[jax.Array], jax.Array],
+        *,
+        takes_features: bool = False,
     ):
         self.backbone = backbone
         self.head = head
         self.prepare = prepare
+        self.takes_features = takes_features
 
     def __call__(self, inputs: jax.Array) -> Output:
         """Maps B inputs to the head's logits."""
@@ -39,6 +44,8 @@ class Network(nnx.Module):
 
     def features(self, inputs: jax.Array) -> jax.Array:
         """Maps B inputs to the backbone's features, float32[B, d]."""
+        if self.takes_features:
+            return inputs.astype(jnp.float32)
         return self.backbone(self.prepare(inputs))
 
 

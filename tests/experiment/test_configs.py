@@ -28,6 +28,7 @@ def test_a_config_can_be_run(path):
     assert config.is_locked
     assert f"--config=configs/{path.name}" in path.read_text()
     config.data.image_size, config.data.embedding_size = 224, 16
+    config.data.crop_fraction = 0.875
     parsed = image_size.complete(parse(config.to_dict()), CONFIGS)
     heads = {}
     for stage in parsed.stages.values():
@@ -42,7 +43,7 @@ def test_a_config_can_be_run(path):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_*.py")), ids=lambda path: path.stem)
 def test_only_the_folder_config_leaves_a_choice_to_the_images(path):
     parsed = parse(load(path.stem).to_dict())
-    if path.stem == "folder_20bit":
+    if path.stem.startswith("folder_"):
         with pytest.raises(InputError, match="The config names no data"):
             image_size.complete(parsed, CONFIGS)
     else:
@@ -59,6 +60,7 @@ def test_only_the_folder_config_leaves_a_choice_to_the_images(path):
         "cifar100_20bit_resnet18",
         "cifar100_retrieval",
         "folder_20bit",
+        "folder_scratch_20bit",
         "imagenet100_alexnet",
         "imagenet100_resnet50",
         "imagenet_20bit",
@@ -73,11 +75,20 @@ def test_what_depends_on_the_bits_follows_them():
         ("cifar100_20bit", "logit_scale", 32**-0.5),
         ("imagenet_20bit", "latent_std", (2 / 32) ** 0.5),
         ("imagenet100_resnet50", "latent_std", (2 / 32) ** 0.5),
+        ("embeddings_20bit", "logit_scale", 32**-0.5),
     ]:
         config = load(name)
         config.num_bits = 32
         head = parse(config.to_dict()).stages["codebook"].head
         assert head[key] == pytest.approx(expected)
+
+
+def test_stages_do_not_share_their_options():
+    config = load("embeddings_20bit").unlock()
+    config.stages.instance.optimizer.learning_rate = 5.0
+    config.stages.instance.head.dropout = 0.9
+    assert config.stages.codebook.optimizer.learning_rate == 2e-3
+    assert config.stages.codebook.head.dropout == 0.3
 
 
 def test_imagenet_is_the_official_recipe():

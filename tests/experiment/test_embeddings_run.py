@@ -1,5 +1,5 @@
 import embeddings_20bit
-import folder_20bit
+import folder_scratch_20bit
 import numpy as np
 import pytest
 from sklearn.datasets import make_blobs
@@ -41,7 +41,7 @@ def test_a_run_of_embeddings(tmp_path):
 def test_a_stopped_run_continues_and_a_folder_config_takes_embeddings(tmp_path, monkeypatch):
     X, y = make_blobs(200, 6, centers=10, random_state=1)
     np.savez(tmp_path / "a.npz", embeddings=X.astype(np.float32), labels=y)
-    config = folder_20bit.get_config(f"embeddings:{tmp_path}/a.npz").unlock()
+    config = folder_scratch_20bit.get_config(f"embeddings:{tmp_path}/a.npz").unlock()
     config.batch_size = 32
     for stage in config.stages.values():
         stage.epochs = 2
