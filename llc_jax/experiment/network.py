@@ -16,10 +16,8 @@ from llc_jax.training.checkpoint import restore_weights
 from llc_jax.weights import packages, pretrained
 
 
-def build_network(
-    config: RunConfig, stage: StageConfig, num_classes: int, *, takes_features: bool = False
-) -> PureNetwork:
-    """Builds the network of a stage for L classes; `takes_features` as in `models.network`."""
+def build_network(config: RunConfig, stage: StageConfig, num_classes: int) -> PureNetwork:
+    """Builds the network of a stage for L classes."""
     return registry.build(
         config.model,
         stage.head,
@@ -27,7 +25,6 @@ def build_network(
         num_bits=bits_of(config, stage),
         num_inputs=config.data.embedding_size,
         trainable_blocks=stage.trainable_blocks,
-        takes_features=takes_features,
     )
 
 
@@ -60,9 +57,9 @@ def num_features(config: RunConfig, network: PureNetwork) -> int:
     Raises:
       InputError: if the network does not take inputs of the run's size.
     """
-    weights, example = abstract_weights(network), abstract_input(config)
+    example = abstract_input(config)
     try:
-        features = jax.eval_shape(network.features, *weights.values(), example)
+        features = jax.eval_shape(network.features, *network.abstract, example)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{config.model['name']} does not take {describe_input(config)}: {error}"
@@ -72,8 +69,7 @@ def num_features(config: RunConfig, network: PureNetwork) -> int:
 
 def abstract_weights(network: PureNetwork) -> Tree:
     """Returns the shapes of a network's `params` and `batch_stats`."""
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
-    return dict(zip(("params", "batch_stats"), shapes, strict=True))
+    return dict(zip(("params", "batch_stats"), network.abstract, strict=True))
 
 
 def check_kind(config: RunConfig) -> None:

@@ -245,9 +245,9 @@ def _plan_stage(
     if stage.trainable_blocks == 0 and size:
 
         def on_features(features: Dataset) -> Stage:
-            network = build_network(config, stage, len(dataset.class_names), takes_features=True)
             example = jax.ShapeDtypeStruct((1, size), np.float32)
-            return _make_stage(config, name, directory, features, mesh, network, example)
+            head = network.on_features()
+            return _make_stage(config, name, directory, features, mesh, head, example)
 
         augment = json.dumps(config.data.augment)
         model, views = json.dumps(config.model), config.views

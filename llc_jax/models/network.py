@@ -21,6 +21,8 @@ class Network(nnx.Module):
       backbone: maps prepared inputs to features, float32[B, d].
       head: maps features to logits.
       prepare: maps inputs, images or vectors, to what the backbone takes.
+
+    Attributes:
       takes_features: whether the inputs are the backbone's features, float[B, d], so that the
         backbone itself has nothing to do.
     """
@@ -30,13 +32,11 @@ class Network(nnx.Module):
         backbone: nnx.Module,
         head: nnx.Module,
         prepare: Callable[[jax.Array], jax.Array],
-        *,
-        takes_features: bool = False,
     ):
         self.backbone = backbone
         self.head = head
         self.prepare = prepare
-        self.takes_features = takes_features
+        self.takes_features = False
 
     def __call__(self, inputs: jax.Array) -> Output:
         """Maps B inputs to the head's logits."""
@@ -58,14 +58,18 @@ class PureNetwork:
       train: (params, batch_stats, inputs, key) -> (Output, updated batch_stats).
       evaluate: (params, batch_stats, inputs) -> Output.
       features: (params, batch_stats, inputs) -> float32[B, d], the backbone's in `evaluate`.
+      abstract: the forms of params and batch_stats.
       frozen: a tree of bool like the params, True where `train` stops the gradient.
+      on_features: makes the network of the same weights whose inputs are the backbone's features.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
     train: Callable[[Tree, Tree, jax.Array, jax.Array], tuple[Output, Tree]]
     evaluate: Callable[[Tree, Tree, jax.Array], Output]
     features: Callable[[Tree, Tree, jax.Array], jax.Array]
+    abstract: tuple[Tree, Tree]
     frozen: Tree
+    on_features: Callable[[], "PureNetwork"]
 
 
 def functionalize(
@@ -84,23 +88,33 @@ def functionalize(
     """
     module = nnx.eval_shape(lambda: create(nnx.Rngs(0)))
     is_frozen = _frozen_paths(module, trainable_blocks)
-    params = nnx.to_pure_dict(nnx.state(module, nnx.Param))
-    frozen = jax.tree_util.tree_map_with_path(
-        lambda path, _: is_frozen([entry.key for entry in path]), params
-    )
-    graphdefs = {}
-    for mode in ("train", "eval"):
-        getattr(module, mode)()
-        for path, submodule in nnx.iter_modules(module):
-            if isinstance(submodule, nnx.BatchNorm) and is_frozen(path):
-                submodule.eval()
-        graphdefs[mode], *_, rngs = nnx.split(module, nnx.Param, nnx.BatchStat, nnx.RngState)
 
     def init(key):
         _, params, stats, _ = nnx.split(
             create(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, nnx.RngState
         )
         return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+    return _as_functions(module, init, is_frozen)
+
+
+def _as_functions(
+    module: Network, init: Callable[[jax.Array], tuple[Tree, Tree]], is_frozen: Callable
+) -> PureNetwork:
+    """Returns the pure functions of a module as it is now."""
+    graphdefs = {}
+    for mode in ("train", "eval"):
+        getattr(module, mode)()
+        for path, submodule in nnx.iter_modules(module):
+            if isinstance(submodule, nnx.BatchNorm) and is_frozen(path):
+                submodule.eval()
+        graphdefs[mode], params, stats, rngs = nnx.split(
+            module, nnx.Param, nnx.BatchStat, nnx.RngState
+        )
+    abstract = (nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+    frozen = jax.tree_util.tree_map_with_path(
+        lambda path, _: is_frozen([entry.key for entry in path]), abstract[0]
+    )
 
     def train(params, stats, inputs, key):
         params = jax.tree.map(
@@ -120,7 +134,11 @@ def functionalize(
     def features(params, stats, inputs):
         return merge(params, stats).features(inputs)
 
-    return PureNetwork(init, train, evaluate, features, frozen)
+    def on_features():
+        module.takes_features = True
+        return _as_functions(module, init, is_frozen)
+
+    return PureNetwork(init, train, evaluate, features, abstract, frozen, on_features)
 
 
 def _frozen_paths(module: Network, trainable_blocks: int | None) -> Callable[[Sequence], bool]:

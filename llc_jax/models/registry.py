@@ -99,7 +99,6 @@ def build(
     num_bits: int,
     num_inputs: int | None = None,
     trainable_blocks: int | None = None,
-    takes_features: bool = False,
 ) -> PureNetwork:
     """Builds a network from its description.
 
@@ -111,7 +110,6 @@ def build(
       num_bits: k.
       num_inputs: the numbers of each vector, where the backbone takes vectors.
       trainable_blocks: as in `network.functionalize`.
-      takes_features: as in `network.Network`; the weights are the same with it and without.
 
     Raises:
       InputError: if a name or an option is unknown, or there are fewer blocks.
@@ -132,7 +130,7 @@ def build(
         backbone_module = make_backbone(rngs=rngs)
         sizes = {"num_classes": num_classes, "num_bits": num_bits}
         head_module = make_head(backbone_module.num_features, **sizes, rngs=rngs)
-        return Network(backbone_module, head_module, prepare, takes_features=takes_features)
+        return Network(backbone_module, head_module, prepare)
 
     return functionalize(create, trainable_blocks)
 

@@ -142,9 +142,10 @@ class Training:
             file; None for an untrained network.
           latent: float32[L, k], the latent codebook to start from, where one is learnt.
         """
-        state = states.create_on(self.replicated, self.create)
-        if weights is not None:
-            state = states.warm_start(state, jax.device_put(weights, self.replicated))
+        if weights is None:
+            state = states.create_on(self.replicated, self.create)
+        else:
+            state = states.create_from(self.replicated, self.create, weights)
         if latent is not None and "latent" in state["params"]["head"]:
             head = state["params"]["head"] | {"latent": jax.device_put(latent, self.replicated)}
             state = state | {"params": state["params"] | {"head": head}}

