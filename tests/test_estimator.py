@@ -1,5 +1,6 @@
 import pickle
 
+import jax
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -12,6 +13,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import llc_jax
 from llc_jax.codes import packing
 from llc_jax.errors import InputError
+from llc_jax.experiment import memory_run
+from llc_jax.training.logging import ProgressLog
 
 SMALL = {"num_bits": 8, "hidden": (32,), "random_state": 0}
 
@@ -70,6 +73,19 @@ def test_one_random_state_gives_the_same_bits(fitted):
     np.testing.assert_array_equal(again.code_logits(X), fitted.code_logits(X))
     assert (other.fit(X, y).code_logits(X) != fitted.code_logits(X)).any()
     np.testing.assert_array_equal(again.fit(X, y).code_logits(X), fitted.code_logits(X))
+
+
+def test_each_stage_of_a_run_in_memory_can_be_had(fitted):
+    X, y = blobs()
+    dataset = memory_run.dataset_of(X, np.unique(y, return_inverse=True)[1], tuple("abcde"))
+    log = ProgressLog(quiet=True)
+    linear, codebook, instance = memory_run.train_stages(fitted._run, dataset, log)
+    names = [trained.stage.name for trained in (linear, codebook, instance)]
+    assert names == ["linear", "codebook", "instance"]
+    assert linear.codebook is None
+    assert "classifier" in linear.weights["params"]["head"]
+    np.testing.assert_array_equal(codebook.codebook.latent, fitted.codebook_.latent)
+    jax.tree.map(np.testing.assert_array_equal, instance.weights, fitted._weights)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])

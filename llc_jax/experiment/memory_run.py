@@ -1,6 +1,8 @@
 """A run in memory: the stages of a config, trained one after the other without a workdir."""
 
 import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -77,16 +79,27 @@ def dataset_of(vectors: np.ndarray, labels: np.ndarray, class_names: tuple[str, 
     )
 
 
-def train(config: RunConfig, dataset: Dataset, log: Log) -> tuple[Stage, Tree, Codebook]:
-    """Trains all stages on one device.
+class TrainedStage(NamedTuple):
+    """A stage after its training.
+
+    Attributes:
+      stage: the stage.
+      weights: its `params` and `batch_stats`, in NumPy arrays.
+      codebook: its class codes, None where it has none.
+    """
+
+    stage: Stage
+    weights: Tree
+    codebook: Codebook | None
+
+
+def train_stages(config: RunConfig, dataset: Dataset, log: Log) -> Iterator[TrainedStage]:
+    """Trains all stages on one device, and yields each when it is trained.
 
     Args:
       config: of the run; what it says of the data is not used, but for their size.
       dataset: to train on.
       log: takes what there is to say.
-
-    Returns:
-      The last stage, its `params` and `batch_stats` in NumPy arrays, and its class codes.
 
     Raises:
       InputError: if the config cannot be used.
@@ -101,4 +114,11 @@ def train(config: RunConfig, dataset: Dataset, log: Log) -> tuple[Stage, Tree, C
         codebook = stage.initial_codebook() if stage.initial_codebook else None
         state, memory.codebook = train_stage(stage, codebook, memory, log, StopRequest())
         memory.weights = jax.device_get({key: state[key] for key in ("params", "batch_stats")})
-    return stage, memory.weights, memory.codebook
+        yield TrainedStage(stage, memory.weights, memory.codebook)
+
+
+def train(config: RunConfig, dataset: Dataset, log: Log) -> TrainedStage:
+    """Trains all stages, as `train_stages` does, and returns the last."""
+    for trained in train_stages(config, dataset, log):
+        last = trained
+    return last
