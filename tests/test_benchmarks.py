@@ -1,0 +1,70 @@
+import importlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from sklearn.datasets import make_blobs
+from sklearn.metrics.pairwise import cosine_similarity
+
+BENCHMARKS = pathlib.Path(__file__).parent.parent / "benchmarks"
+OPTIONS = (
+    *("--bits", "8", "--rivals", "csq", "--rival-bits", "8", "--epochs", "1", "1", "1"),
+    *("--width", "16", "--depth", "1", "--cutoff", "30", "--database", "300"),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """600 embeddings of 16 numbers, in ten clusters that overlap."""
+    folder = tmp_path_factory.mktemp("embeddings")
+    X, y = make_blobs(600, 16, centers=10, cluster_std=6.0, random_state=0)
+    for name, rows in (("train", slice(480)), ("test", slice(480, None))):
+        np.savez(folder / f"{name}.npz", embeddings=X[rows].astype(np.float16), labels=y[rows])
+    return folder
+
+
+def mean_average_precision(setting, k):
+    """The corrected MAP@k of the cosine, by sorting everything."""
+    (queries, query_labels), (database, labels) = setting.queries, setting.database
+    values = []
+    for scores, label in zip(cosine_similarity(queries, database), query_labels, strict=True):
+        relevant = labels[np.argsort(-scores)[:k]] == label
+        precision = np.cumsum(relevant) / np.arange(1, k + 1)
+        values.append(np.sum(precision * relevant) / min(k, np.sum(labels == label)))
+    return np.mean(values)
+
+
+def test_ways_to_search_embeddings(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    benchmark = importlib.import_module("embeddings")
+    arguments = ["--source", f"embeddings:{folder}", *OPTIONS, "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["embeddings.py", *arguments])
+    benchmark.main()
+    printed, progress = capsys.readouterr()
+    results = {
+        result["method"]: result for result in json.loads(printed.splitlines()[-1])["results"]
+    }
+    assert {"floats, cosine", "sign", "pca_sign", "rotation", "itq", "CSQ"} <= results.keys()
+    assert {"LLC", "LLC, then logits", "LLC, then floats", "LLC phase 1"} <= results.keys()
+    assert len(progress.splitlines()) >= 2 * len(results)
+    for name, setting in benchmark.read_settings(benchmark.parse(arguments)):
+        expected = mean_average_precision(setting, 30)
+        assert results["floats, cosine"]["figures"][name]["map"] == pytest.approx(expected)
+        for method, result in results.items():
+            figures = result["figures"][name]
+            assert figures["map_min"] <= figures["map"] + 1e-9, method
+            assert 0 < figures["map"] <= figures["map_max"] + 1e-9 <= 1 + 2e-9, method
+    # The shortlist has all items of the two classes that are held out.
+    exact, rescored = (
+        results[name]["figures"]["unseen"]["map"] for name in ("floats, cosine", "LLC, then floats")
+    )
+    assert rescored == pytest.approx(exact)
+    for method, figure in (("classifier, logits, cosine", "class_logits"), ("LLC", "soft")):
+        assert 0.3 < results[method]["accuracy"][figure] <= 1
+    assert [results[name]["num_bytes"] for name in ("floats, cosine", "LLC")] == [64, 1]
+    assert results["LLC, then floats"]["num_bytes"] == 65
+    table = (tmp_path / "embeddings.md").read_text()
+    assert table.count("| LLC, then logits ") == 1
+    assert "Of unseen classes, " in table
+    assert json.loads((tmp_path / "embeddings.json").read_text())["options"]["cutoff"] == 30
