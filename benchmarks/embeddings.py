@@ -1,10 +1,11 @@
 """Search among labelled embeddings: floats, codes without labels, and learnt codes.
 
   python benchmarks/embeddings.py --source embeddings:FOLDER
-  python benchmarks/embeddings.py --source embeddings:FOLDER --train 5000 --queries 1000 --bits 32
+  python benchmarks/embeddings.py --source runs/cifar100 --train 5000 --queries 1000 --bits 32
 
-The source is split: FOLDER has `train.npz` and `test.npz`, of `embeddings` and `labels`. There
-are two settings:
+The source is split: FOLDER has `train.npz` and `test.npz`, of `embeddings` and `labels`. Or it is
+the run of `llc train cifar100.zip --run runs/cifar100`, whose frozen backbone has encoded photos:
+then these features are the embeddings. There are two settings:
 
   seen     The methods learn from the training embeddings of all classes. The test embeddings
            search a sample of the training embeddings.
@@ -58,6 +59,12 @@ from llc_jax.data.protocols import hold_out
 from llc_jax.data.splits import Splits, open_splits
 from llc_jax.data.vectors import VectorSource
 from llc_jax.evaluation.retrieval import evaluate_ranker
+from llc_jax.experiment.extraction import on_features
+from llc_jax.experiment.plan import plan_run
+from llc_jax.experiment.workdir import CONFIG_FILE, read_config
+from llc_jax.mesh import make_mesh
+from llc_jax.training.logging import RunLog
+from llc_jax.training.preemption import StopRequest
 
 BITS = (16, 20, 32, 64, 128, 256)
 # Queries that are timed.
@@ -119,11 +126,23 @@ def read_settings(options: argparse.Namespace) -> Iterator[tuple[str, Setting]]:
 
     Queries and databases are samples in a random order: nothing is found first for its place.
     """
-    splits = open_splits(options.source, "", holdout=options.holdout, seed=options.seed)
+    if (pathlib.Path(options.source) / CONFIG_FILE).exists():
+        splits = _features_of_run(pathlib.Path(options.source).absolute())
+    else:
+        splits = open_splits(options.source, "", holdout=options.holdout, seed=options.seed)
     yield "seen", _setting(splits, splits, options)
     count = max(2, round(len(splits.train.class_names) / 5))
     splits = hold_out(splits, count, options.seed)
     yield "unseen", _setting(splits, splits.unseen, options)
+
+
+def _features_of_run(workdir: pathlib.Path) -> Splits:
+    """Returns the features that a run's frozen backbone has computed, or computes now."""
+    stage = plan_run(read_config(workdir), workdir, make_mesh()).stages[0]
+    if stage.frozen is None:
+        raise SystemExit(f"error: The backbone of {workdir} is not frozen: its features change.")
+    dataset = on_features(stage, RunLog(workdir), StopRequest()).dataset
+    return Splits(dataset.train.source, dataset.evaluation.source)
 
 
 def _setting(trained: Splits, searched: Splits, options: argparse.Namespace) -> Setting:

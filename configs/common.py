@@ -111,6 +111,7 @@ def on_features(config: ConfigDict) -> None:
     )
     config.stages.instance = instance(20, optimizer)
     hidden_layers(config, 512, 512, 512, dropout=0.3)
+    config.stages.instance.head.dropout = 0.5  # Bits of their classes alone are soon overfitted.
 
 
 def hidden_layers(config: ConfigDict, *widths: int, dropout: float) -> None:

@@ -51,7 +51,7 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
     Args:
       num_bits: k, the bits of a code.
       hidden: widths of the hidden layers before the bits.
-      dropout: in the hidden layers.
+      dropout: in the hidden layers, in the three stages.
       epochs: passes over the embeddings of the three stages; more where they are few, so that
         each stage takes 300 steps.
       batch_size: embeddings of a step; fewer where there are few.
@@ -77,7 +77,7 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
         num_bits: int = 20,
         *,
         hidden: Sequence[int] = (512, 512, 512),
-        dropout: float = 0.3,
+        dropout: tuple[float, float, float] = (0.3, 0.3, 0.5),
         epochs: tuple[int, int, int] = (10, 10, 20),
         batch_size: int = 256,
         learning_rate: float = 2e-3,
@@ -178,7 +178,8 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
     def _config(self, size: int) -> RunConfig:
         """Returns the config of the run that fits embeddings of `size` numbers."""
         stage = functools.partial(_stage, self)
-        scale, (linear, codebook, instance) = self.num_bits**-0.5, self.epochs
+        scale = self.num_bits**-0.5
+        linear, codebook, instance = zip(self.epochs, self.dropout, strict=True)
         return RunConfig(
             seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
             num_bits=self.num_bits,
@@ -191,9 +192,9 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
             data=_data(size),
             model={"name": "identity", "standardize": self.standardize},
             stages={
-                "linear": stage(linear, "softmax", "linear", "scratch"),
-                "codebook": stage(codebook, "codebook", "codebook", "linear", logit_scale=scale),
-                "instance": stage(instance, "instance", "code", "codebook"),
+                "linear": stage(*linear, "softmax", "linear", "scratch"),
+                "codebook": stage(*codebook, "codebook", "codebook", "linear", logit_scale=scale),
+                "instance": stage(*instance, "instance", "code", "codebook"),
             },
             checkpoint=CheckpointConfig(keep=1, steps=0),
             eval_epochs=0,
@@ -216,9 +217,15 @@ def _make_model(config: RunConfig, codebook: Codebook, weights: Tree) -> Model:
 
 
 def _stage(
-    estimator: LLC, epochs: int, objective: str, head: str, init_from: str, **options
+    estimator: LLC,
+    epochs: int,
+    dropout: float,
+    objective: str,
+    head: str,
+    init_from: str,
+    **options,
 ) -> StageConfig:
-    hidden = {"hidden": tuple(estimator.hidden), "dropout": float(estimator.dropout)}
+    hidden = {"hidden": tuple(estimator.hidden), "dropout": float(dropout)}
     return StageConfig(
         objective={"name": objective},
         head={"name": head, **hidden, **options},
