@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llc_jax.errors import InputError
+
 # Words that a query is compared with between two loads of its state.
 _UNROLLED = 8
 # Bits of a key, a uint32: a distance in the high bits, an index in the low ones.
@@ -109,6 +111,12 @@ def _scan_codes(update, state: jax.Array, queries: jax.Array, codes: jax.Array) 
     starts = jnp.arange(num_blocks, dtype=jnp.uint32) * size
     state, _ = jax.lax.scan(scan_block, state, (starts, codes.reshape(num_blocks, size, words)))
     return state
+
+
+def check_radius(radius: int) -> None:
+    """Raises an InputError unless a radius is a whole number of bits, from 0."""
+    if not isinstance(radius, int | np.integer) or radius < 0:
+        raise InputError(f"A radius is a whole number of at least 0 bits, not {radius}.")
 
 
 def least_distance(codes: np.ndarray, num_bits: int) -> int:

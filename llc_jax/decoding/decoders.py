@@ -227,8 +227,7 @@ def _table(codebook: Codebook, *, memory_limit: int = tables.MEMORY_LIMIT) -> De
 
 
 def _radius(codebook: Codebook, *, radius: int) -> Decoder:
-    if radius < 0:
-        raise InputError(f"The radius is at least 0 bits, not {radius}.")
+    hamming.check_radius(radius)
 
     def decode(codes_or_logits, class_codes):
         best = hamming.nearest(_packed(codes_or_logits), class_codes)

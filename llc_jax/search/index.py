@@ -6,7 +6,7 @@ import threading
 import jax
 import numpy as np
 
-from llc_jax.codes import packing
+from llc_jax.codes import hamming, packing
 from llc_jax.errors import InputError
 from llc_jax.search import buckets, index_file, rescoring, scan, sharded
 from llc_jax.search.threads import in_threads
@@ -194,8 +194,7 @@ class HammingIndex:
           InputError: if the queries have another form, or the radius is not a whole number
             from 0.
         """
-        if not isinstance(radius, int | np.integer) or radius < 0:
-            raise InputError(f"A radius is a whole number of at least 0 bits, not {radius}.")
+        hamming.check_radius(radius)
         queries = self._checked_queries(queries)
         columns, item_ids = self._merged_items()
         histograms = np.zeros((len(queries), min(int(radius), self.num_bits) + 1), np.int64)
