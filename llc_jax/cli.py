@@ -71,6 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--json", action="store_true", help="print JSON instead of a table")
     classify.set_defaults(command=commands.classify)
 
+    detect = subparsers.add_parser("detect", help="tell which images are of no class")
+    detect.add_argument(
+        "--radius",
+        default=0,
+        type=int,
+        help="an image is unknown if no class code is within so many bits (0) of its code",
+    )
+    detect.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    detect.set_defaults(command=commands.detect)
+
     _add_evaluation(subparsers)
 
     _add_conversions(subparsers)
@@ -96,9 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
     search.set_defaults(command=commands.search)
 
-    for command in (encode, classify):
+    for command in (encode, classify, detect):
         _add_on_error(command)
-    for command in (encode, classify, search):
+    for command in (encode, classify, detect, search):
         command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders")
         command.add_argument("--run", required=True, help="workdir of a finished run")
     return parser

@@ -77,6 +77,36 @@ def classify(options: argparse.Namespace) -> None:
     )
 
 
+def detect(options: argparse.Namespace) -> None:
+    """Prints which images are of no class."""
+    from llc_jax.codes import hamming
+    from llc_jax.decoding import decoders
+
+    hamming.check_radius(options.radius)
+    images = _image_paths(options.images)
+    model = _load(options.run)
+    paths, logits = _code_logits(model, images, options.on_error)
+    labels, distances = map(np.asarray, decoders.make("mhd", model.codebook)(logits))
+    rows = [
+        {
+            "image": path,
+            "unknown": bool(distance > options.radius),
+            "label": int(label),
+            "class": model.codebook.class_names[label],
+            "distance": int(distance),
+        }
+        for path, label, distance in zip(paths, labels, distances, strict=True)
+    ]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    found = [f"{'unknown' if row['unknown'] else 'known':<7}  {row['class']}" for row in rows]
+    _print_rows(
+        [(row["image"], row["distance"], text) for row, text in zip(rows, found, strict=True)],
+        f"{'':<7}  nearest class",
+    )
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluates a run once more."""
     from llc_jax.experiment import evaluate

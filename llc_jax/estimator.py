@@ -154,6 +154,22 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
         rejected = -1 if self.classes_.dtype.kind in "iuf" else None
         return np.where(labels < 0, rejected, known.astype(object if rejected is None else None))
 
+    def detect_ood(self, X: np.ndarray, radius: int = 0) -> np.ndarray:
+        """Returns whether embeddings belong to no class: no class code is near theirs, bool[N].
+
+        Args:
+          X: float[N, d].
+          radius: in bits. An embedding is unknown if the codes of all classes differ from its
+            code in more bits.
+
+        Raises:
+          InputError: if an embedding is not finite, or the radius is not a whole number from 0.
+
+        References:
+          LLC, section 4.3 and appendix E, with radius 0; its introduction has radius 1.
+        """
+        return self._model.detect_ood(self._checked(X), radius)
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes a finished run's workdir, which `llc_jax.load` and `llc` take.
 

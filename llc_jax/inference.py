@@ -140,6 +140,26 @@ class Model:
         labels, distances = decode(self.code_logits(inputs))
         return np.asarray(labels), np.asarray(distances)
 
+    def detect_ood(self, inputs: Inputs, radius: int = 0) -> np.ndarray:
+        """Tells which inputs are out-of-distribution: no class code is near theirs.
+
+        Args:
+          inputs: images or embeddings.
+          radius: in bits. An input is unknown if the codes of all classes differ from its
+            code in more bits.
+
+        Returns:
+          bool[N], True for an input that belongs to no class.
+
+        Raises:
+          InputError: as `code_logits`, or if the radius is not a whole number from 0.
+
+        References:
+          LLC, section 4.3 and appendix E, with radius 0; its introduction has radius 1.
+        """
+        labels, _ = decoders.make("radius", self.codebook, radius=radius)(self.encode(inputs))
+        return np.asarray(labels) == decoders.REJECTED
+
     def _batches(
         self, inputs: Inputs, skip: Callable[[int, InputError], None]
     ) -> Iterator[tuple[slice, np.ndarray]]:

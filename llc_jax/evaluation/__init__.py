@@ -1,1 +1,1 @@
-"""Evaluations: separate loops over batches, each returning a dict of floats."""
+"""Evaluations: separate loops over batches, each returning a dict of floats, and metrics."""

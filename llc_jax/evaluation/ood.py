@@ -190,7 +190,7 @@ def check_scores(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndar
 
 def _checked(scores: np.ndarray, kind: str) -> np.ndarray:
     scores = np.asarray(scores)
-    if scores.ndim != 1 or scores.size and scores.dtype.kind not in "biuf":
+    if scores.ndim != 1 or (scores.size and scores.dtype.kind not in "biuf"):
         raise InputError(
             f"The scores of {kind} images are a number for each, not "
             f"{scores.dtype}{list(scores.shape)}."
@@ -226,11 +226,13 @@ def _auroc(ties: _Ties) -> Metric:
 def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> Metric:
     """Returns the average precision of groups of ties, int64[G] each, the first group first."""
     sizes, total = positives + negatives, positives.sum()
-    over_orders = metrics.grouped_average_precision(
+    value = float(np.sum(positives * (np.cumsum(positives) / np.cumsum(sizes))) / total)
+    if np.all(sizes == 1):  # There are no ties; the sums below would differ by rounding.
+        return Metric(value, value, value, value)
+    expected, least, most = metrics.grouped_average_precision(
         sizes[None], positives[None], total[None], k=int(sizes.sum())
     )
-    value = np.sum(positives * (np.cumsum(positives) / np.cumsum(sizes))) / total
-    return Metric(float(value), *(float(values[0]) for values in over_orders))
+    return Metric(value, float(expected[0]), min(float(least[0]), value), float(most[0]))
 
 
 def _fpr(ties: _Ties, tpr: float) -> Metric:

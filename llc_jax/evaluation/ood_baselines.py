@@ -25,11 +25,11 @@ Positive = Literal["ood", "id"]
 
 
 class Scores(NamedTuple):
-    """A score of the same images by each of several networks; images are in the same order.
+    """A score of the images of both kinds.
 
     Attributes:
-      id: [N] numbers, of in-distribution images.
-      ood: [M] numbers, of OOD images.
+      id: [N] numbers, of the in-distribution images.
+      ood: [M] numbers, of the OOD images.
     """
 
     id: np.ndarray
@@ -51,13 +51,68 @@ class Band(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Setting:
+    """A setting of appendix E; an InputError says which value is out of range.
+
+    All in-distribution images are in the validation set and in the test set. If the validation
+    set is not representative (figure 5), n OOD images are in it, for each n of `counts`, and
+    `num_test` in the test set. If it is (figure 6), n are in each.
+
+    In each repeat the OOD images are shuffled; the first are in the test set and the last in the
+    validation set, so the sets share images only where there are too few. The paper does not
+    say whether its sets do; with 10,000 of 18,000 images in each they must.
+
+    Attributes:
+      representative: whether the validation set is.
+      counts: n, the numbers of OOD images in the validation set.
+      num_test: OOD images in the test set, where the validation set is not representative.
+      num_fixed: OOD images for the second baseline.
+      positive: the positive class of the F1 that is tuned and measured, "ood" or "id".
+      repeats: R, how many.
+      seed: of the shuffling; repeat r is the same whatever R is.
+    """
+
+    representative: bool = False
+    counts: Sequence[int] = COUNTS
+    num_test: int = 10_000
+    num_fixed: int = 50
+    positive: Positive = "ood"
+    repeats: int = 100
+    seed: int = 0
+
+    def __post_init__(self):
+        _check_positive(self.positive)
+        if not len(self.counts):
+            raise InputError("counts is empty: give one number of OOD images or more.")
+        for name, numbers in {**self._images, "repeats": (self.repeats,)}.items():
+            for number in numbers:
+                if not isinstance(number, int | np.integer) or number < 1:
+                    raise InputError(f"{name} is of whole numbers of at least 1, not {number}.")
+
+    @property
+    def _images(self) -> dict[str, tuple[int, ...]]:
+        """How many OOD images are drawn at a time, by the option that says it."""
+        images = {"counts": tuple(self.counts), "num_fixed": (self.num_fixed,)}
+        return images if self.representative else images | {"num_test": (self.num_test,)}
+
+    def check_enough(self, num_ood: int) -> None:
+        """Raises an InputError if more OOD images are drawn at a time than there are."""
+        for name, numbers in self._images.items():
+            if max(numbers) > num_ood:
+                raise InputError(
+                    f"There are {num_ood:,} OOD images, but {name} asks for {max(numbers):,}: "
+                    "lower it."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
 class Comparison:
     """F1 on test sets, of R repeats with C numbers of OOD images each, float64[R, C].
 
     Attributes:
       counts: int64[C], OOD images in the validation set.
       tuned: of the threshold that has the best F1 on the validation set.
-      fixed: of the threshold one standard deviation beyond the mean of a few OOD images.
+      fixed: of the threshold one standard deviation from the mean of a few OOD images.
       codes: of the rule of codes.
     """
 
@@ -68,75 +123,35 @@ class Comparison:
 
 
 def compare(
-    scores: Scores,
-    distances: Scores,
-    counts: Sequence[int] = COUNTS,
-    *,
-    representative: bool = False,
-    radius: int = 0,
-    num_test: int = 10_000,
-    num_fixed: int = 50,
-    positive: Positive = "ood",
-    repeats: int = 20,
-    seed: int = 0,
+    scores: Scores, distances: Scores, setting: Setting | None = None, radius: int = 0
 ) -> Comparison:
-    """Compares the rule of codes with both baselines, in a setting of appendix E.
-
-    All in-distribution images are in the validation and in the test set. If the validation
-    set is not representative (figure 5), n OOD images are in it, for each n of `counts`, and
-    `num_test` in the test set. If it is (figure 6), n are in each.
-
-    In each repeat the OOD images are shuffled; the first are in the test set and the last in the
-    validation set, so the sets share images only where there are too few. The paper does not
-    say whether its sets do; with 10,000 of 18,000 images in both they must.
+    """Compares the rule of codes with both baselines.
 
     Args:
       scores: of the baselines, the higher the more OOD; minus the maximum softmax probability
-        in the paper.
-      distances: from each code to the nearest class code, in bits.
-      counts: n, the numbers of OOD images in the validation set.
-      representative: which of the settings.
+        of a linear classifier in the paper.
+      distances: of the same images in the same order, from the code to the nearest class
+        code, in bits.
+      setting: None for the first of appendix E, with the numbers of the paper.
       radius: of the rule of codes, in bits.
-      num_test: OOD images in the test set, where the validation set is not representative.
-      num_fixed: OOD images for the second baseline.
-      positive: the positive class of the F1 that is tuned and measured, "ood" or "id".
-      repeats: R, how many.
-      seed: of the shuffling; repeat r is the same whatever R is.
 
     Raises:
-      InputError: if the images do not fit, there are too few, or an option is out of range.
+      InputError: if the images do not fit, there are too few, or the radius is not a whole
+        number from 0.
     """
+    setting = setting or Setting()
     scores, distances = Scores(*ood.check_scores(*scores)), Scores(*ood.check_scores(*distances))
-    sizes = [tuple(map(len, images)) for images in (scores, distances)]
+    sizes = [tuple(map(len, of_images)) for of_images in (scores, distances)]
     if sizes[0] != sizes[1]:
         raise InputError(
             f"Scores and distances are of the same images, not of {sizes[0]} and {sizes[1]}, "
             "in-distribution and OOD."
         )
     hamming.check_radius(radius)
-    _check_positive(positive)
-    wanted = {"counts": [*counts], "num_fixed": [num_fixed], "repeats": [repeats]}
-    if not representative:
-        wanted["num_test"] = [num_test]
-    for name, numbers in wanted.items():
-        most = None if name == "repeats" else len(scores.ood)
-        _check_numbers(name, numbers, most)
-    called = Scores(*(values > radius for values in distances))
-    by_repeat = []
-    for repeat in range(repeats):
-        order = np.random.default_rng([seed, repeat]).permutation(len(scores.ood))
-        fixed = mean_threshold(scores.ood[order[-num_fixed:]])
-        by_count = []
-        for count in counts:
-            test = order[: count if representative else num_test]
-            tuned = tune_threshold(scores.id, scores.ood[order[-count:]], positive)
-            outcomes = [
-                *((scores.id > threshold, scores.ood > threshold) for threshold in (tuned, fixed)),
-                called,
-            ]
-            by_count.append([_f1(*outcome, test, positive) for outcome in outcomes])
-        by_repeat.append(by_count)
-    return Comparison(np.array(counts), *np.moveaxis(np.array(by_repeat), -1, 0))
+    setting.check_enough(len(scores.ood))
+    by_codes = Scores(*(values > radius for values in distances))
+    repeats = [_compare_once(scores, by_codes, setting, r) for r in range(setting.repeats)]
+    return Comparison(np.array(setting.counts), *np.moveaxis(np.array(repeats), -1, 0))
 
 
 def tune_threshold(
@@ -239,31 +254,39 @@ def samples_to_match(comparison: Comparison, share: float | None = None) -> int 
     return min((int(count) for count in comparison.counts[reached]), default=None)
 
 
-def _f1(called_id: np.ndarray, called_ood: np.ndarray, test: np.ndarray, positive: str) -> float:
-    """Returns the F1 on a test set of what is called OOD, bool[N] and bool[M].
+def _compare_once(
+    scores: Scores, by_codes: Scores, setting: Setting, repeat: int
+) -> list[list[float]]:
+    """Returns the F1 of both baselines and of the codes, [C, 3].
 
     Args:
-      called_id: of each in-distribution image.
-      called_ood: of each OOD image.
-      test: which OOD images are in the test set.
-      positive: "ood" or "id".
+      scores: of the baselines.
+      by_codes: whether the codes call each image OOD, bool[N] and bool[M].
+      setting: of the comparison.
+      repeat: its number, from 0.
     """
-    counts = np.sum(called_id), np.sum(called_ood[test])
-    return getattr(ood.f1_of_counts(*counts, num_id=len(called_id), num_ood=len(test)), positive)
+    order = np.random.default_rng([setting.seed, repeat]).permutation(len(scores.ood))
+    fixed = mean_threshold(scores.ood[order[-setting.num_fixed :]])
+    by_mean = Scores(*(values > fixed for values in scores))
+    figures = []
+    for count in setting.counts:
+        test = order[: count if setting.representative else setting.num_test]
+        tuned = tune_threshold(scores.id, scores.ood[order[-count:]], setting.positive)
+        by_tuning = Scores(*(values > tuned for values in scores))
+        outcomes = (by_tuning, by_mean, by_codes)
+        figures.append([_f1(called, test, setting.positive) for called in outcomes])
+    return figures
+
+
+def _f1(called: Scores, test: np.ndarray, positive: Positive) -> float:
+    """Returns the F1 of what is called OOD, bool[N] and bool[M], where `test` are the OOD images.
+
+    All in-distribution images are in the test set.
+    """
+    counts = np.sum(called.id), np.sum(called.ood[test])
+    return getattr(ood.f1_of_counts(*counts, num_id=len(called.id), num_ood=len(test)), positive)
 
 
 def _check_positive(positive: str) -> None:
     if positive not in ("ood", "id"):
         raise InputError(f"The positive class is 'ood' or 'id', not {positive!r}.")
-
-
-def _check_numbers(name: str, numbers: list[int], most: int | None) -> None:
-    if not numbers:
-        raise InputError(f"{name} is empty: give one number or more.")
-    for number in numbers:
-        if not isinstance(number, int | np.integer) or number < 1:
-            raise InputError(f"{name} is of whole numbers of at least 1, not {number}.")
-        if most is not None and number > most:
-            raise InputError(
-                f"There are {most:,} OOD images, but {name} asks for {number:,}: lower it."
-            )
