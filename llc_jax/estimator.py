@@ -129,11 +129,11 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
 
     def transform(self, X: np.ndarray) -> np.ndarray:
         """Returns the packed codes of embeddings, uint32[N, ceil(k / 32)]."""
-        return self._model.encode(self._checked(X))
+        return self._fitted._model.encode(self._checked(X))
 
     def code_logits(self, X: np.ndarray) -> np.ndarray:
         """Returns the real numbers whose signs are the codes, float32[N, k]."""
-        return self._model.code_logits(self._checked(X))
+        return self._fitted._model.code_logits(self._checked(X))
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Returns the soft logits B(C) f, float32[N, L]; of two classes their difference, [N]."""
@@ -168,7 +168,7 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
         References:
           LLC, section 4.3 and appendix E, with radius 0; its introduction has radius 1.
         """
-        return self._model.detect_ood(self._checked(X), radius)
+        return self._fitted._model.detect_ood(self._checked(X), radius)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a finished run's workdir, which `llc_jax.load` and `llc` take.

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
@@ -75,6 +76,22 @@ def test_one_random_state_gives_the_same_bits(fitted):
     np.testing.assert_array_equal(again.code_logits(X), fitted.code_logits(X))
     assert (other.fit(X, y).code_logits(X) != fitted.code_logits(X)).any()
     np.testing.assert_array_equal(again.fit(X, y).code_logits(X), fitted.code_logits(X))
+
+
+def test_unknown_embeddings(fitted):
+    X, _ = blobs()
+    far = np.concatenate([X[:50], np.random.default_rng(0).normal(scale=30, size=(50, 12))])
+    codes, class_codes = fitted.transform(far), fitted.codebook_.packed
+    distances = np.bitwise_count(codes[:, None] ^ class_codes).sum(axis=2).min(axis=1)
+    for radius in (0, 1):
+        unknown = fitted.detect_ood(far, radius)
+        np.testing.assert_array_equal(unknown, distances > radius)
+    assert fitted.detect_ood(far)[50:].mean() > fitted.detect_ood(far)[:50].mean()
+    with pytest.raises(InputError, match="whole number of at least 0 bits, not -1"):
+        fitted.detect_ood(far, radius=-1)
+    for method in ("detect_ood", "transform", "code_logits", "predict"):
+        with pytest.raises(NotFittedError, match="is not fitted yet"):
+            getattr(clone(fitted), method)(far)
 
 
 def test_each_stage_of_a_run_in_memory_can_be_had(fitted):

@@ -60,6 +60,24 @@ def test_classifies_as_the_run_was_evaluated(workdir, model, evaluation):
     assert accuracy <= results["classification/ed_official"] + 1e-6
 
 
+def test_unknown_is_what_is_farther_than_the_radius_from_all_class_codes(model, evaluation):
+    bits = np.asarray(packing.unpack(model.encode(evaluation.images), model.num_bits))
+    class_bits = np.asarray(packing.unpack(model.codebook.packed, model.num_bits))
+    distances = np.sum(bits[:, None] != class_bits, axis=2).min(axis=1)
+    for radius in (0, 1, 3, 100):
+        unknown = model.detect_ood(evaluation.images, radius)
+        assert unknown.dtype == bool
+        np.testing.assert_array_equal(unknown, distances > radius)
+    unknown = model.detect_ood(evaluation.images)
+    assert 0 < unknown.sum() < len(evaluation)
+    exact, _ = model.classify(evaluation.images, decoder="ed")
+    np.testing.assert_array_equal(unknown, exact == -1)
+    assert model.detect_ood(evaluation.images[:0]).shape == (0,)
+    for radius in (-1, 0.5, None):
+        with pytest.raises(InputError, match=f"at least 0 bits, not {radius}"):
+            model.detect_ood(evaluation.images, radius)
+
+
 def test_codes_are_the_signs_of_the_logits(model, evaluation):
     codes = model.encode(evaluation.images)
     assert codes.dtype == np.uint32
@@ -137,6 +155,35 @@ def test_llc_classify(workdir, model, folder, capsys):
     assert row.split() == [paths[0], str(distances[0]), names[0]]
 
 
+def test_llc_detect(workdir, model, folder, evaluation, capsys):
+    # One image whose code is that of a class, and one whose code is not.
+    unknown = model.detect_ood(evaluation.images)
+    for name, image in [("0.png", np.argmin(unknown)), ("1.png", np.argmax(unknown))]:
+        pixels = np.ascontiguousarray(evaluation.images[image][..., ::-1])
+        cv2.imwrite(str(folder / name), pixels)
+    paths, options = sorted(map(str, folder.glob("*.png"))), ["--run", str(workdir)]
+    labels, distances = model.classify(paths)
+    for radius in (0, int(distances[1])):
+        command = ["detect", str(folder), *options, f"--radius={radius}"]
+        assert cli.main([*command, "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert [row["unknown"] for row in rows] == model.detect_ood(paths, radius).tolist()
+        assert [row["unknown"] for row in rows[:2]] == [False, radius == 0]
+        assert [list(row) for row in rows] == [
+            ["image", "unknown", "label", "class", "distance"]
+        ] * 3
+        found = [(row["image"], row["label"], row["distance"]) for row in rows]
+        assert found == list(zip(paths, labels, distances, strict=True))
+    assert cli.main(["detect", *paths[:2], *options]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["image", "distance", "nearest", "class"]
+    names = [model.codebook.class_names[label] for label in labels]
+    assert lines[0].split() == [paths[0], "0", "known", names[0]]
+    assert lines[1].split() == [paths[1], str(distances[1]), "unknown", names[1]]
+    for line, name in zip(lines, names, strict=False):
+        assert line[header.index("nearest") :] == name
+
+
 def test_llc_classify_prints_a_line_for_each_image(workdir, folder, capsys):
     for name in ("two\nlines.png", "not\udcffutf-8.png", "é 字.png"):
         shutil.copy(folder / "0.png", folder / name)
@@ -177,7 +224,7 @@ def test_images_that_cannot_be_read_can_be_skipped(model, damaged):
 
 def test_llc_stops_at_a_damaged_image_and_says_what_it_can_do(workdir, damaged, capsys):
     out = str(damaged / "codes.npz")
-    for command in (["classify"], ["encode", "--out", out]):
+    for command in (["classify"], ["detect"], ["encode", "--out", out]):
         assert cli.main([*command, str(damaged), "--run", str(workdir)]) == 2
         message = capsys.readouterr().err
         assert "1.png" in message
@@ -194,6 +241,9 @@ def test_llc_skips_damaged_images_and_names_them(workdir, model, damaged, capsys
     labels, distances = model.classify(good)
     found = [(row["image"], row["label"], row["distance"]) for row in json.loads(out)]
     assert found == list(zip(good, labels, distances, strict=True))
+    assert cli.main(["detect", *options, "--json"]) == 0
+    detected = json.loads(capsys.readouterr().out)
+    assert [(row["image"], row["label"], row["distance"]) for row in detected] == found
     assert f"skipped: {damaged}/1.png (30 bytes)" in err
     assert "skipped 1 of 3 images" in err
     assert cli.main(["encode", *options, "--out", str(damaged / "codes.npz")]) == 0
@@ -280,6 +330,8 @@ def test_llc_says_what_is_wrong(workdir, folder, capsys):
         (["classify", str(empty), *run_option], "no images in the folder"),
         (["classify", str(folder), "--run", str(empty)], "is not the workdir of a run"),
         (["classify", str(folder), "--decoder", "x", *run_option], "There is no decoder 'x'"),
+        (["detect", str(folder), "--radius=-1", *run_option], "at least 0 bits, not -1"),
+        (["detect", str(folder / "gone.png"), *run_option], "There is no image"),
         (["encode", str(folder), "--out", "codes.txt", *run_option], "--out is an .npz file"),
     ]:
         assert cli.main(arguments) == 2

@@ -37,15 +37,15 @@ class Metric(NamedTuple):
 
 
 class F1(NamedTuple):
-    """The harmonic mean of precision and recall of a yes or no.
+    """The harmonic mean of precision and recall of what is called OOD; numbers, or arrays [...].
 
     Attributes:
       ood: with OOD as the positive class.
       id: with in-distribution as the positive class.
     """
 
-    ood: float
-    id: float
+    ood: float | np.ndarray
+    id: float | np.ndarray
 
 
 class _Ties(NamedTuple):
@@ -158,12 +158,13 @@ def f1(id_scores: np.ndarray, ood_scores: np.ndarray, threshold: float) -> F1:
         raise InputError("The threshold is NaN: give a number.")
     id_scores, ood_scores = check_scores(id_scores, ood_scores)
     called_id, called_ood = id_scores > threshold, ood_scores > threshold
-    return f1_of_counts(
-        np.sum(called_id), np.sum(called_ood), num_id=len(id_scores), num_ood=len(ood_scores)
-    )
+    counts = int(np.sum(called_id)), int(np.sum(called_ood))
+    return f1_of_counts(*counts, num_id=len(id_scores), num_ood=len(ood_scores))
 
 
-def f1_of_counts(called_id: np.ndarray, called_ood: np.ndarray, *, num_id: int, num_ood: int) -> F1:
+def f1_of_counts(
+    called_id: int | np.ndarray, called_ood: int | np.ndarray, *, num_id: int, num_ood: int
+) -> F1:
     """Returns the F1 of `called_id` ID and `called_ood` OOD images that are called OOD, [...].
 
     Args:
