@@ -15,8 +15,11 @@ from types import ModuleType
 import numpy as np
 
 from llc_jax.codes import packing
+from llc_jax.codes.codebook import Codebook
+from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
 from llc_jax.files import atomic_write, read_arrays
+from llc_jax.search import coordinates
 from llc_jax.search.index import HammingIndex
 
 # Rows that are converted to text, or to numbers, at once.
@@ -32,12 +35,18 @@ class CodeTable:
       codes: uint32[N, ceil(k / 32)], packed.
       ids: int64[N].
       paths: N paths of images; None where they are not known.
+      labels: N names of true classes, None where one is not known; None where none is.
+      predictions: N names of the classes that were found; None where they are not known.
+      code_logits: float[N, k], of which the codes are the signs; None where they are not known.
     """
 
     num_bits: int
     codes: np.ndarray
     ids: np.ndarray
     paths: tuple[str, ...] | None = None
+    labels: tuple[str | None, ...] | None = None
+    predictions: tuple[str, ...] | None = None
+    code_logits: np.ndarray | None = None
 
     @property
     def code_bytes(self) -> np.ndarray:
@@ -49,11 +58,11 @@ def read(path: str | os.PathLike) -> CodeTable:
     """Reads codes that `llc encode` wrote, or a saved index.
 
     Args:
-      path: an `.npz` of codes and paths, whose ids are its row numbers, or an index, which
-        has any other suffix.
+      path: an `.npz` of codes and paths, whose ids are its row numbers; it may have `labels`,
+        N names, and `code_logits`, float[N, k]. Or an index, which has any other suffix.
 
     Raises:
-      InputError: if there is no such file, or it is neither.
+      InputError: if there is no such file, it is neither, or what it has is not of N codes.
     """
     path = pathlib.Path(path)
     if path.suffix != ".npz":
@@ -63,14 +72,47 @@ def read(path: str | os.PathLike) -> CodeTable:
         arrays = read_arrays(path)
         num_bits = int(arrays["num_bits"])
         codes = packing.checked(arrays["codes"].astype(np.uint32, casting="safe"), num_bits)
-        paths = tuple(str(name) for name in arrays["paths"])
+        paths = tuple(map(str, arrays["paths"]))
+        labels = tuple(map(str, arrays["labels"])) if "labels" in arrays else None
+        code_logits = arrays.get("code_logits")
     except FileNotFoundError as error:
         raise InputError(f"There are no codes at {path}.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} holds no codes as `llc encode` writes them: {error}.") from error
-    if len(paths) != len(codes):
-        raise InputError(f"{path} has {len(codes)} codes but {len(paths)} paths.")
-    return CodeTable(num_bits, codes, np.arange(len(codes)), paths)
+    for what, values in (("paths", paths), ("labels", labels), ("code logits", code_logits)):
+        if values is not None and len(values) != len(codes):
+            raise InputError(f"{path} has {len(codes)} codes but {len(values)} {what}.")
+    ids = np.arange(len(codes))
+    return CodeTable(num_bits, codes, ids, paths, labels, code_logits=code_logits)
+
+
+def classify(table: CodeTable, codebook: Codebook) -> CodeTable:
+    """Returns a table with the class of each item, by the nearest class code.
+
+    Where labels are not known, an item has the name of its folder for a label, if this is one
+    of the classes.
+
+    Args:
+      table: codes, ids, paths.
+      codebook: of the same bits.
+
+    Raises:
+      InputError: if it is of other bits.
+    """
+    if codebook.num_bits != table.num_bits:
+        raise InputError(
+            f"The codes have {table.num_bits} bits, but those of the run's classes "
+            f"{codebook.num_bits}: name the run that made the codes."
+        )
+    names = codebook.class_names
+    predictions = tuple(names[label] for label in decoders.make("mhd", codebook)(table.codes)[0])
+    labels = table.labels
+    if labels is None and table.paths is not None:
+        folders = (pathlib.PurePath(path).parent.name for path in table.paths)
+        known = frozenset(names)
+        labels = tuple(folder if folder in known else None for folder in folders)
+        labels = labels if any(labels) else None
+    return dataclasses.replace(table, labels=labels, predictions=predictions)
 
 
 def write(table: CodeTable, to: str, path: str | os.PathLike, bit_order: str | None = None) -> None:
@@ -138,17 +180,26 @@ def _write_faiss(table: CodeTable, path: pathlib.Path) -> None:
 
 
 def _write_parquet(table: CodeTable, path: pathlib.Path, bit_order: str = "little") -> None:
-    """Writes columns `id`, `code` (a list of bytes) and, where they are known, `path`."""
+    """Writes columns `id`, `code` (a list of bytes), `bits` (a text of 0 and 1), `x` and `y`.
+
+    Where they are known, `path`, `label` and `predicted` too.
+    """
     arrow = _import_package("pyarrow", "pyarrow")
     parquet = _import_package("pyarrow.parquet", "pyarrow")
     code_bytes = packing.to_bytes(table.codes, table.num_bits, bit_order)
     offsets = np.arange(0, code_bytes.size + 1, code_bytes.shape[1], dtype=np.int64)
+    x, y = coordinates.project(table.codes, table.num_bits, table.code_logits).T
     columns = {
         "id": arrow.array(table.ids, arrow.int64()),
         "code": arrow.LargeListArray.from_arrays(offsets, arrow.array(code_bytes.ravel())),
+        "bits": arrow.array(_bit_strings(table.code_bytes, table.num_bits), arrow.string()),
+        "x": arrow.array(x, arrow.float32()),
+        "y": arrow.array(y, arrow.float32()),
     }
-    if table.paths is not None:
-        columns["path"] = arrow.array(table.paths, arrow.string())
+    names = {"path": table.paths, "label": table.labels, "predicted": table.predictions}
+    for column, values in names.items():
+        if values is not None:
+            columns[column] = arrow.array(values, arrow.string())
     metadata = {"num_bits": str(table.num_bits), "bit_order": bit_order}
     with atomic_write(path) as temporary:
         parquet.write_table(arrow.table(columns).replace_schema_metadata(metadata), temporary)
