@@ -18,6 +18,7 @@ _API = {
     "metrics": "llc_jax.evaluation.metrics",
     "pack": "llc_jax.codes.packing",
     "sign_ste": "llc_jax.codes.binarize",
+    "structure": "llc_jax.evaluation.structure",
     "to_bytes": "llc_jax.codes.packing",
     "unpack": "llc_jax.codes.packing",
 }

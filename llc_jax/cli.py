@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
 
     encode = subparsers.add_parser("encode", help="write the codes of images to a file")
     encode.add_argument("--out", required=True, type=pathlib.Path, help="the .npz file to write")
+    encode.add_argument(
+        "--logits", action="store_true", help="keep the code logits too: 4 bytes for each bit"
+    )
     encode.set_defaults(command=commands.encode)
 
     classify = subparsers.add_parser("classify", help="tell the classes of images")
@@ -156,7 +159,11 @@ def _add_conversions(subparsers) -> None:
         help="the file to write: .safetensors or .pth, .faiss, .sql, .parquet, .npy (of bytes, "
         "and of float)",
     )
-    export.add_argument("--run", help="for torch: workdir of a finished run")
+    export.add_argument(
+        "--run",
+        help="for torch: workdir of a finished run; for parquet: the run that made the codes, "
+        "for the classes of the images",
+    )
     export.add_argument("--codes", help="for the others: what encode wrote, or an index")
     export.add_argument(
         "--bit-order",

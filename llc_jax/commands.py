@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llc_jax.codes import packing
+from llc_jax.codes.codebook import Codebook
 from llc_jax.data.stores import Folder
 from llc_jax.errors import InputError
 from llc_jax.files import atomic_write
@@ -50,8 +51,11 @@ def encode(options: argparse.Namespace) -> None:
     model = _load(options.run)
     paths, logits = _code_logits(model, images, options.on_error)
     codes = packing.to_little_endian(np.asarray(packing.pack(logits)))
+    arrays = {"codes": codes, "num_bits": model.num_bits, "paths": np.array(paths, np.str_)}
+    if options.logits:
+        arrays["code_logits"] = logits.astype("<f4")
     with atomic_write(options.out) as temporary:
-        np.savez(temporary, codes=codes, num_bits=model.num_bits, paths=np.array(paths, np.str_))
+        np.savez(temporary, **arrays)
     print(f"{len(paths)} codes of {model.num_bits} bits: {options.out}")
 
 
@@ -130,7 +134,7 @@ def export(options: argparse.Namespace) -> None:
     needed, other = ("--run", "--codes") if options.to == "torch" else ("--codes", "--run")
     if sources[needed] is None:
         raise InputError(f"--to {options.to} needs {needed}: what to write.")
-    if sources[other] is not None:
+    if sources[other] is not None and options.to != "parquet":
         raise InputError(f"--to {options.to} writes what {needed} names: leave {other} out.")
     if options.to == "torch":
         if options.bit_order:
@@ -143,6 +147,8 @@ def export(options: argparse.Namespace) -> None:
     from llc_jax.search import export
 
     table = export.read(options.codes)
+    if options.run is not None:
+        table = export.classify(table, _codebook(options.run))
     export.write(table, options.to, options.out, options.bit_order)
     print(f"{len(table.ids)} codes of {table.num_bits} bits: {options.out}")
 
@@ -245,6 +251,17 @@ def _load(path: str):
     from llc_jax.inference import load  # The import takes seconds: --help does without it.
 
     return load(path)
+
+
+def _codebook(path: str) -> Codebook:
+    """Returns the class codes of a finished run, without its network."""
+    from llc_jax.experiment.workdir import find_stage
+
+    stage = find_stage(path)
+    codebook = stage.directory.load_codebook()
+    if codebook is None:
+        raise InputError(f"The stage {stage.name!r} of {stage.workdir} has no class codes.")
+    return codebook
 
 
 def _code_logits(model, paths: list[str], on_error: str) -> tuple[list[str], np.ndarray]:

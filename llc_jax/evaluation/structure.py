@@ -69,55 +69,53 @@ def describe(
     """
     if repeats < 1:
         raise InputError(f"repeats is 1 or more, not {repeats}.")
-    names = codebook.class_names
-    groups = None if hierarchy is None else superclasses.read(hierarchy, names)
-    products = None
-    if representations is not None:
-        products = similarity.inner_products(representations)
-        if len(products) != codebook.num_classes:
-            raise InputError(
-                f"The codebook has {codebook.num_classes} classes, but there are "
-                f"representations of {len(products)}."
-            )
+    groups = None if hierarchy is None else superclasses.read(hierarchy, codebook.class_names)
+    products = None if representations is None else similarity.inner_products(representations)
+    if products is not None and len(products) != codebook.num_classes:
+        raise InputError(
+            f"The codebook has {codebook.num_classes} classes, but there are representations of "
+            f"{len(products)}."
+        )
     seeds = range(seed, seed + repeats)
-    figures = {}
-    for name, values in _figures(codebook, products, groups, seeds).items():
-        figures[name] = float(np.mean(values))
-        if len(values) > 1:
-            figures[f"{name}_std"] = float(np.std(values))
-    drawn = [
-        _figures(Codebook.random(*codebook.latent.shape, draw), products, groups, [draw])
-        for draw in seeds
-    ]
-    for name in drawn[0]:
-        values = [of_draw[name][0] for of_draw in drawn]
-        figures[f"random/{name}"] = float(np.mean(values))
-        figures[f"random/{name}_std"] = float(np.std(values))
+    figures = _figures(codebook, products, groups, seeds) | {
+        f"random/{name}": value
+        for name, value in _random_figures(codebook, products, groups, seeds).items()
+    }
     tree = dendrogram.cluster(codebook, seed)
+    code_products = similarity.inner_products(_signs(codebook), tree.leaves)
     in_order = None if products is None else products[np.ix_(tree.leaves, tree.leaves)]
-    return Structure(
-        figures, tree, similarity.inner_products(_signs(codebook), tree.leaves), in_order
-    )
+    return Structure(figures, tree, code_products, in_order)
 
 
 def _figures(
-    codebook: Codebook,
-    products: np.ndarray | None,
-    groups: np.ndarray | None,
-    seeds: range | list[int],
-) -> dict[str, list[float]]:
-    """Returns each figure, of purity one value for each order of ties."""
+    codebook: Codebook, products: np.ndarray | None, groups: np.ndarray | None, seeds: range
+) -> dict[str, float]:
+    """Returns the figures of a codebook, those of purity over the orders of ties of the seeds."""
     figures = {}
     if groups is not None:
         distances = dendrogram.pairwise_distances(codebook)
-        figures["nearest_agreement"] = [superclasses.nearest_agreement(distances, groups)]
-        figures["purity"] = [
-            superclasses.dendrogram_purity(dendrogram.link(distances, seed), groups)
-            for seed in seeds
-        ]
+        linkages = (dendrogram.link(distances, seed) for seed in seeds)
+        purities = [superclasses.dendrogram_purity(linkage, groups) for linkage in linkages]
+        figures["purity"], figures["purity_std"] = float(np.mean(purities)), float(np.std(purities))
+        figures["nearest_agreement"] = superclasses.nearest_agreement(distances, groups)
     if products is not None:
-        of_codes = similarity.inner_products(_signs(codebook))
-        figures["spearman"] = [float(similarity.spearman(of_codes, products).mean())]
+        code_products = similarity.inner_products(_signs(codebook))
+        figures["spearman"] = float(similarity.spearman(code_products, products).mean())
+    return figures
+
+
+def _random_figures(
+    codebook: Codebook, products: np.ndarray | None, groups: np.ndarray | None, seeds: range
+) -> dict[str, float]:
+    """Returns mean and standard deviation of each figure over random codebooks of that size."""
+    drawn = []
+    for seed in seeds:
+        random = Codebook.random(codebook.num_classes, codebook.num_bits, seed)
+        drawn.append(_figures(random, products, groups, range(seed, seed + 1)))
+    figures = {}
+    for name in (name for name in drawn[0] if name != "purity_std"):
+        values = [of_draw[name] for of_draw in drawn]
+        figures[name], figures[f"{name}_std"] = float(np.mean(values)), float(np.std(values))
     return figures
 
 

@@ -79,9 +79,11 @@ def read(path: str | os.PathLike) -> CodeTable:
         raise InputError(f"There are no codes at {path}.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} holds no codes as `llc encode` writes them: {error}.") from error
-    for what, values in (("paths", paths), ("labels", labels), ("code logits", code_logits)):
+    for what, values in (("paths", paths), ("labels", labels)):
         if values is not None and len(values) != len(codes):
             raise InputError(f"{path} has {len(codes)} codes but {len(values)} {what}.")
+    if code_logits is not None:
+        _check_code_logits(code_logits, (len(codes), num_bits), path)
     ids = np.arange(len(codes))
     return CodeTable(num_bits, codes, ids, paths, labels, code_logits=code_logits)
 
@@ -113,6 +115,17 @@ def classify(table: CodeTable, codebook: Codebook) -> CodeTable:
         labels = tuple(folder if folder in known else None for folder in folders)
         labels = labels if any(labels) else None
     return dataclasses.replace(table, labels=labels, predictions=predictions)
+
+
+def _check_code_logits(code_logits: np.ndarray, shape: tuple[int, int], path: pathlib.Path) -> None:
+    """Raises an InputError unless code logits are finite numbers of that shape."""
+    if code_logits.shape != shape or code_logits.dtype.kind != "f":
+        raise InputError(
+            f"The code_logits in {path} are float{list(shape)}, one for each bit of each code, "
+            f"not {code_logits.dtype}{list(code_logits.shape)}."
+        )
+    if not np.isfinite(code_logits).all():
+        raise InputError(f"The code_logits in {path} have NaN or inf: leave those images out.")
 
 
 def write(table: CodeTable, to: str, path: str | os.PathLike, bit_order: str | None = None) -> None:
