@@ -204,6 +204,30 @@ def test_llc_encode(workdir, model, folder, capsys):
         np.testing.assert_array_equal(arrays["codes"], model.encode(list(arrays["paths"])))
 
 
+def test_llc_export_tells_the_classes_of_images(workdir, model, folder, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install pyarrow")
+    name = model.codebook.class_names[3]
+    (folder / name).mkdir()
+    shutil.move(folder / "0.png", folder / name / "0.png")
+    codes, out, run_option = folder / "codes.npz", folder / "codes.parquet", f"--run={workdir}"
+    assert cli.main(["encode", str(folder), run_option, f"--out={codes}", "--logits"]) == 0
+    with np.load(codes, allow_pickle=False) as arrays:
+        paths, logits = list(arrays["paths"]), arrays["code_logits"]
+    np.testing.assert_array_equal(logits, model.code_logits(paths))
+    arguments = ["export", "--to=parquet", f"--codes={codes}", f"--out={out}"]
+    assert cli.main([*arguments, run_option]) == 0
+    table = parquet.read_table(out).to_pydict()
+    labels, _ = model.classify(paths)
+    assert table["predicted"] == [model.codebook.class_names[label] for label in labels]
+    assert table["path"] == paths
+    known = [name if pathlib.Path(path).parent.name == name else None for path in paths]
+    assert table["label"] == known
+    np.testing.assert_allclose(np.mean(table["x"]), 0, atol=1e-5)
+    assert len(set(table["x"])) > 1
+    assert cli.main([*arguments, f"--run={workdir}/linear"]) == 2
+    assert "has no class codes" in capsys.readouterr().err
+
+
 @pytest.fixture
 def damaged(folder):
     """That folder with a damaged image among the others."""

@@ -43,10 +43,9 @@ class Dendrogram:
         texts = [_newick_name(name) for name in self.class_names]
         heights = np.concatenate([np.zeros(size), self.linkage[:, 2] / 2])
         for node, (left, right) in enumerate(self.linkage[:, :2].astype(int), start=size):
-            children = (
-                f"{texts[child]}:{heights[node] - heights[child]:.6g}" for child in (left, right)
-            )
-            texts.append(f"({','.join(children)})")
+            # Means that are equal may differ by their rounding.
+            above_left, above_right = np.maximum(heights[node] - heights[[left, right]], 0)
+            texts.append(f"({texts[left]}:{above_left:.6g},{texts[right]}:{above_right:.6g})")
             texts[left] = texts[right] = ""
         return f"{texts[-1]};"
 
@@ -57,7 +56,7 @@ def cluster(codebook: Codebook, seed: int = 0) -> Dendrogram:
     Neighbouring leaves are as near to each other as the tree allows (Bar-Joseph et al., 2001).
 
     Args:
-      codebook: L classes. Memory grows with L^2, to 100 MB for 1,000 classes.
+      codebook: L classes. Memory grows with L^2.
       seed: of the order in which equal distances are merged, see `link`.
     """
     if codebook.num_classes == 1:

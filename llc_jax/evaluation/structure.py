@@ -111,6 +111,9 @@ def _random_figures(
     drawn = []
     for seed in seeds:
         random = Codebook.random(codebook.num_classes, codebook.num_bits, seed)
+        # Which classes share a code, where they have to, does not depend on their order.
+        order = np.random.default_rng(seed).permutation(codebook.num_classes)
+        random = Codebook.from_numpy(random.latent[order])
         drawn.append(_figures(random, products, groups, range(seed, seed + 1)))
     figures = {}
     for name in (name for name in drawn[0] if name != "purity_std"):

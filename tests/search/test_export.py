@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import os
@@ -14,7 +15,7 @@ import llc_jax
 from llc_jax import cli
 from llc_jax.codes import packing
 from llc_jax.errors import InputError
-from llc_jax.search import export
+from llc_jax.search import coordinates, export
 
 PATHS = ("a.png", "with\ttab\\and\nline.png", "ü/'quote'.png")
 
@@ -94,7 +95,10 @@ def test_parquet_holds_ids_codes_and_paths(paths, tmp_path):
     assert loaded.schema.metadata == {b"num_bits": b"20", b"bit_order": b"little"}
     np.testing.assert_array_equal(loaded["id"], table.ids)
     np.testing.assert_array_equal(np.array(loaded["code"].to_pylist(), np.uint8), table.code_bytes)
-    assert loaded.column_names == ["id", "code", *(["path"] if paths else [])]
+    columns = ["id", "code", "bits", "x", "y", *(["path"] if paths else [])]
+    assert loaded.column_names == columns
+    bits = ["".join(map(str, row)) for row in bit_matrix(table)]
+    assert loaded["bits"].to_pylist() == bits
     if paths:
         assert tuple(loaded["path"].to_pylist()) == paths
     export.write(table, "parquet", tmp_path / "codes.parquet", bit_order="big")
@@ -102,6 +106,84 @@ def test_parquet_holds_ids_codes_and_paths(paths, tmp_path):
     assert loaded.schema.metadata[b"bit_order"] == b"big"
     code_bytes = np.array(loaded["code"].to_pylist(), np.uint8)
     np.testing.assert_array_equal(code_bytes, np.packbits(bit_matrix(table), axis=1))
+
+
+@pytest.mark.parametrize("count", [2, 300])
+@pytest.mark.parametrize("num_bits", [1, 2, 20])
+@pytest.mark.parametrize("of_logits", [True, False])
+def test_coordinates_are_those_of_the_principal_components(count, num_bits, of_logits, monkeypatch):
+    table = random_table(num_bits, count)
+    rng = np.random.default_rng(0)
+    signs = 2.0 * bit_matrix(table) - 1
+    vectors = signs * rng.gamma(2, size=signs.shape) if of_logits else signs
+    logits = vectors.astype(np.float32) if of_logits else None
+    found = coordinates.project(table.codes, num_bits, logits)
+    assert found.shape == (count, 2)
+    assert found.dtype == np.float32
+    centred = vectors - vectors.mean(axis=0)
+    directions = np.linalg.svd(centred, full_matrices=True)[2][:2]
+    expected = np.zeros((count, 2))
+    expected[:, : len(directions)] = centred @ directions.T
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-3)
+    monkeypatch.setattr(coordinates, "_CHUNK", 128)
+    again = coordinates.project(table.codes, num_bits, logits, seed=1)
+    np.testing.assert_array_equal(again, coordinates.project(table.codes, num_bits, logits, seed=1))
+    # Of a sample of the items, the spread along the components is nearly as large.
+    assert again.std() >= 0.7 * found.std()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_coordinates_of_one_code_are_0(count):
+    codes = random_table(20, count).codes
+    np.testing.assert_array_equal(coordinates.project(codes, 20), np.zeros((count, 2)))
+
+
+def test_parquet_tells_classes_where_they_are_known(tmp_path):
+    pytest.importorskip("pyarrow", reason="pip install pyarrow")
+    from pyarrow import parquet
+
+    codebook = llc_jax.Codebook.random(3, 20)
+    codebook = llc_jax.Codebook.from_numpy(codebook.latent, ["cat", "dog", "two words"])
+    table = export.CodeTable(20, codebook.packed, np.arange(3))
+    paths = ("photos/cat/1.png", "dog/2.png", "cat/new/3.png")
+
+    def columns(table):
+        export.write(export.classify(table, codebook), "parquet", tmp_path / "codes.parquet")
+        return parquet.read_table(tmp_path / "codes.parquet").to_pydict()
+
+    found = columns(table)
+    assert found["predicted"] == ["cat", "dog", "two words"]
+    assert not {"label", "path"} & set(found)
+    found = columns(dataclasses.replace(table, paths=paths))
+    assert found["label"] == ["cat", "dog", None]
+    assert found["path"] == list(paths)
+    found = columns(dataclasses.replace(table, paths=paths, labels=("x", "y", "z")))
+    assert found["label"] == ["x", "y", "z"]
+    assert "label" not in columns(dataclasses.replace(table, paths=("a", "b", "c")))
+    with pytest.raises(InputError, match="codes have 20 bits, but those of the run's classes 19"):
+        export.classify(table, codebook.prefix(19))
+
+
+def test_labels_and_code_logits_are_read(tmp_path):
+    codes = random_table(20, 3).codes
+    arrays = {"codes": codes, "num_bits": 20, "paths": PATHS}
+    logits = np.random.default_rng(0).normal(size=(3, 20)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", **arrays, labels=["a", "b", "c"], code_logits=logits)
+    table = export.read(tmp_path / "a.npz")
+    assert table.labels == ("a", "b", "c")
+    np.testing.assert_array_equal(table.code_logits, logits)
+    for wrong, message in [
+        ({"labels": ["a"]}, "has 3 codes but 1 labels"),
+        (
+            {"code_logits": logits[:2]},
+            r"float\[3, 20\], one for each bit .* not float32\[2, 20",
+        ),
+        ({"code_logits": codes}, r"not uint32\[3, 1\]"),
+        ({"code_logits": np.full_like(logits, np.nan)}, "have NaN or inf"),
+    ]:
+        np.savez(tmp_path / "b.npz", **arrays, **wrong)
+        with pytest.raises(InputError, match=message):
+            export.read(tmp_path / "b.npz")
 
 
 def unescaped(text):
