@@ -164,6 +164,37 @@ def test_parquet_tells_classes_where_they_are_known(tmp_path):
         export.classify(table, codebook.prefix(19))
 
 
+def test_embedding_atlas_opens_parquet(tmp_path):
+    program = shutil.which("embedding-atlas")
+    if program is None:
+        pytest.skip("There is no embedding-atlas: pip install embedding-atlas.")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install pyarrow")
+    paths = tuple(f"photos/{number}.png" for number in range(30))
+    (tmp_path / "photos").mkdir()
+    for number, path in enumerate(paths):
+        (tmp_path / path).write_bytes(b"image %d" % number)
+    table = dataclasses.replace(random_table(20, 30), paths=paths, labels=("cat",) * 30)
+    export.write(table, "parquet", tmp_path / "codes.parquet")
+    query = (
+        "SELECT data.*, content AS image FROM data JOIN read_blob('photos/**') ON filename = path"
+    )
+    columns = ("--x=x", "--y=y", "--image=image", f"--query={query}")
+    subprocess.run(
+        [program, "codes.parquet", *columns, "--export-application=app"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": "", "XDG_CACHE_HOME": str(tmp_path)},
+        check=True,
+        capture_output=True,
+    )
+    metadata = json.loads((tmp_path / "app/data/metadata.json").read_text())
+    assert metadata["props"]["data"]["projection"] == {"x": "x", "y": "y"}
+    rows = parquet.read_table(tmp_path / "app/data/dataset.parquet").to_pylist()
+    assert sorted(row["path"] for row in rows) == sorted(paths)
+    for row in rows:
+        assert row["image"] == b"image %d" % paths.index(row["path"])
+        assert row["label"] == "cat"
+
+
 def test_labels_and_code_logits_are_read(tmp_path):
     codes = random_table(20, 3).codes
     arrays = {"codes": codes, "num_bits": 20, "paths": PATHS}
