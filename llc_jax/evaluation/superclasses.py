@@ -5,6 +5,7 @@ References:
 """
 
 import csv
+import io
 import json
 import os
 import pathlib
@@ -159,7 +160,7 @@ def _mapped_pairs(mapping: Hierarchy, where: str) -> Iterator[tuple[str, str]]:
 
 
 def _csv_pairs(text: str) -> list[tuple[str, str]]:
-    rows = [tuple(row) for row in csv.reader(text.splitlines()) if row]
+    rows = [tuple(row) for row in csv.reader(io.StringIO(text)) if row]
     for row in rows:
         if len(row) != 2:
             raise ValueError(f"a line has {len(row)} columns")
