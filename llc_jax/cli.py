@@ -91,29 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     prepare = subparsers.add_parser("prepare", help="make data ready for training; see its --help")
     _add_preparations(prepare.add_subparsers(required=True, metavar="WHAT"))
 
-    index = subparsers.add_parser("index", help="make an index of codes, to be searched")
-    index.add_argument("--codes", required=True, help="the .npz file that encode wrote")
-    index.add_argument("--out", required=True, help="the file to write")
-    index.set_defaults(command=commands.index)
-
-    search = subparsers.add_parser("search", help="find the images most like others")
-    search.add_argument("--index", required=True, help="what index wrote")
-    search.add_argument("--codes", help="the .npz file that it was made of: names the images")
-    search.add_argument("--top", type=int, default=10, help="how many to find (10)")
-    search.add_argument(
-        "--rescore", action="store_true", help="order by the code logits, and print the scores"
-    )
-    search.add_argument(
-        "--oversample", type=int, help="with --rescore: of TOP times so many nearest (4)"
-    )
-    search.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    search.set_defaults(command=commands.search)
+    _add_search(subparsers)
 
     for command in (encode, classify, detect):
         _add_on_error(command)
-    for command in (encode, classify, detect, search):
-        command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders")
-        command.add_argument("--run", required=True, help="workdir of a finished run")
+        _add_images(command)
     return parser
 
 
@@ -140,6 +122,32 @@ def _add_evaluation(subparsers) -> None:
         "--retrieval", nargs="+", default=[], type=int, help="ranks at which to measure retrieval"
     )
     evaluate.set_defaults(command=commands.evaluate)
+
+
+def _add_search(subparsers) -> None:
+    index = subparsers.add_parser("index", help="make an index of codes, to be searched")
+    index.add_argument("--codes", required=True, help="the .npz file that encode wrote")
+    index.add_argument("--out", required=True, help="the file to write")
+    index.set_defaults(command=commands.index)
+
+    search = subparsers.add_parser("search", help="find the images most like others")
+    search.add_argument("--index", required=True, help="what index wrote")
+    search.add_argument("--codes", help="the .npz file that it was made of: names the images")
+    search.add_argument("--top", type=int, default=10, help="how many to find (10)")
+    search.add_argument(
+        "--rescore", action="store_true", help="order by the code logits, and print the scores"
+    )
+    search.add_argument(
+        "--oversample", type=int, help="with --rescore: of TOP times so many nearest (4)"
+    )
+    search.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    search.set_defaults(command=commands.search)
+    _add_images(search)
+
+
+def _add_images(command: argparse.ArgumentParser) -> None:
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders")
+    command.add_argument("--run", required=True, help="workdir of a finished run")
 
 
 def _add_conversions(subparsers) -> None:
