@@ -177,3 +177,19 @@ def test_a_fit_that_is_stopped_leaves_the_estimator_as_it_was(fitted, monkeypatc
         with pytest.raises(KeyboardInterrupt):
             estimator.fit(X, y[::-1])
     np.testing.assert_array_equal(estimator.transform(X), before)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_takes_frames(library):
+    frames = pytest.importorskip(library)
+    X, y = make_blobs(60, 4, centers=3, random_state=0)
+    X = X.astype(np.float32)
+    frame = frames.DataFrame(dict(zip("abcd", X.T, strict=True)))
+    of_arrays = llc_jax.LLC(**SMALL).fit(X, y)
+    of_frames = llc_jax.LLC(**SMALL).fit(frame, frames.Series(y))
+    assert of_frames.feature_names_in_.tolist() == list("abcd")
+    np.testing.assert_array_equal(of_frames.transform(frame), of_arrays.transform(X))
+    np.testing.assert_array_equal(of_frames.predict(frame), of_arrays.predict(X))
+    coded = of_frames.set_output(transform=library).transform(frame)
+    assert isinstance(coded, frames.DataFrame)
+    assert list(coded.columns) == ["llc0"]
