@@ -51,6 +51,7 @@ def base() -> ConfigDict:
     config.frozen_backbone = False
     config.views = 1
     config.remarks = ()
+    config.report = True
     return config
 
 

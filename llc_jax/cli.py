@@ -123,6 +123,10 @@ def _add_evaluation(subparsers) -> None:
     )
     evaluate.set_defaults(command=commands.evaluate)
 
+    report = subparsers.add_parser("report", help="make a page that shows the results of a run")
+    report.add_argument("run", metavar="RUN", help="workdir of the run")
+    report.set_defaults(command=commands.report)
+
 
 def _add_search(subparsers) -> None:
     index = subparsers.add_parser("index", help="make an index of codes, to be searched")

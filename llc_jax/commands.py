@@ -120,6 +120,13 @@ def evaluate(options: argparse.Namespace) -> None:
     )
 
 
+def report(options: argparse.Namespace) -> None:
+    """Makes the report of a run."""
+    from llc_jax.experiment import run_report
+
+    print(f"Report: {run_report.write_report(options.run)}")
+
+
 def convert(options: argparse.Namespace) -> None:
     """Makes a run of an official checkpoint."""
     from llc_jax.experiment import conversion

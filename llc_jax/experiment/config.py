@@ -149,6 +149,7 @@ class RunConfig:
       views: augmented versions of each training image that a frozen backbone encodes; 1 is the
         image as it is evaluated.
       remarks: what the config has to say before the run begins, a line each.
+      report: whether a page that shows the results, `report.html`, is made at the end.
       model: `name` in `models.registry`, or "auto" for `image_size.complete`; `dtype`,
         `normalization` of the images, and options of the backbone.
       eval_epochs: epochs between evaluations during training; 0 for none.
@@ -176,6 +177,7 @@ class RunConfig:
     frozen_backbone: bool | None = False
     views: int = 1
     remarks: tuple[str, ...] = ()
+    report: bool = True
 
 
 def parse(config: Mapping[str, Any]) -> RunConfig:

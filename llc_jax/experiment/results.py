@@ -31,12 +31,17 @@ def measure_stage(
     return measured.figures
 
 
+def unprefixed_stage(config: RunConfig) -> str:
+    """Returns the stage of codes whose figures' names do not start with its name; "" if none."""
+    coded = (name for name, stage in config.stages.items() if stage.head["name"] == "code")
+    return next(coded, "")
+
+
 def show_results(
     results: Mapping[str, float], config: RunConfig, confusions_file: pathlib.Path, log: RunLog
 ) -> None:
     """Prints the tables of the results and of the classes, and remarks where there are some."""
-    coded = (name for name, stage in config.stages.items() if stage.head["name"] == "code")
-    for table in results_tables(results, tuple(config.stages), next(coded, "")):
+    for table in results_tables(results, tuple(config.stages), unprefixed_stage(config)):
         log.show(table)
     if confusions_file.exists():
         source = "/".join(confusions_file.parts[-2:])

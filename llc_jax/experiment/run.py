@@ -15,6 +15,7 @@ from llc_jax.experiment.config import as_json, parse
 from llc_jax.experiment.data_record import check_images
 from llc_jax.experiment.plan import Plan, plan_run
 from llc_jax.experiment.results import show_results
+from llc_jax.experiment.run_report import report_lines
 from llc_jax.experiment.stage_run import run_stage
 from llc_jax.experiment.workdir import (
     CONFIG_FILE,
@@ -60,7 +61,8 @@ def run(
     log = RunLog(workdir, primary=jax.process_index() == 0)
     check_config(workdir, config)
     results = read_results(workdir / RESULTS_FILE)
-    if results:
+    was_finished = bool(results)
+    if was_finished:
         check_images(workdir, config)
         log.say("This run is finished.")
     else:
@@ -76,6 +78,8 @@ def run(
             on_first_process(write_json, workdir / RESULTS_FILE, results)
     last_stage = StageDirectory(workdir / list(config.stages)[-1])
     show_results(results, config, last_stage.confusions_file, log)
+    if config.report and jax.process_index() == 0:
+        log.say(*report_lines(workdir, anew=not was_finished))
     log.say(f"Run: {workdir}")
     return results
 

@@ -10,6 +10,7 @@ data.json                 on which images
 codebook.npz              the class codes of the last stage that has some
 metrics.jsonl             the figures of every epoch, and in tensorboard/ too
 results.json              all figures, once the run is finished
+report.html               all that is here to look at, as one page
 evaluation.json           the figures of an evaluation without training
 lock                      while a run is at work there: which process, where and since when
 evaluation.lock           the same of an evaluation without training
@@ -41,6 +42,7 @@ from llc_jax.models.network import PureNetwork, Tree
 CONFIG_FILE = "config.json"
 CODEBOOK_FILE = "codebook.npz"
 RESULTS_FILE = "results.json"
+REPORT_FILE = "report.html"
 EVALUATION_FILE = "evaluation.json"
 LOCK_FILE = "lock"
 EVALUATION_LOCK_FILE = "evaluation.lock"
@@ -48,7 +50,10 @@ EVALUATION_CURVES_FILE = "evaluation_pr_curve.npz"
 EVALUATION_CONFUSIONS_FILE = "evaluation_confusion.csv"
 
 # What may change between the parts of a run, as it cannot change the result.
-_FREE_KEYS = ("data.workers", "data.on_error", "checkpoint.keep", "checkpoint.steps", "remarks")
+_FREE_KEYS = (
+    *("data.workers", "data.on_error", "checkpoint.keep", "checkpoint.steps"),
+    *("remarks", "report"),
+)
 # What may also change when a run is evaluated again: what is measured, and on which images.
 _MEASURED_KEYS = ("decoders", "retrieval")
 _EVALUATION_KEYS = (*_MEASURED_KEYS, "batch_size", "data")

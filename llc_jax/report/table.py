@@ -99,6 +99,20 @@ def _by_row(
     return rows
 
 
+def decoder_figures(
+    results: Mapping[str, float], stages: Sequence[str], unprefixed_stage: str
+) -> list[tuple[str, str, float, float]]:
+    """Returns the stage, the name, the accuracy and the codes a second of each decoder.
+
+    Args: as of `results_tables`.
+    """
+    rows = _by_row(results, "decoding", {*stages, "linear"}, unprefixed_stage)
+    return [
+        (stage, decoder, figures["accuracy"], figures["codes_per_second"])
+        for (stage, decoder), figures in rows.items()
+    ]
+
+
 def _decoding_table(rows: Mapping[tuple[str, str], Mapping[str, float]]) -> rich.table.Table:
     """Draws accuracy and speed of each decoder of each stage."""
     table = rich.table.Table()
@@ -154,7 +168,7 @@ def _retrieval_table(rows: Mapping[tuple[str, str], Mapping[str, float]]) -> ric
     for title in columns.values():
         table.add_column(title, justify="right")
     for (stage, ranking), figures in rows.items():
-        title = f"{stage}: {_ranking_title(ranking, stage)}"
+        title = f"{stage}: {ranking_title(ranking, stage)}"
         for cutoff in sorted(int(n.removeprefix("cmap@")) for n in figures if n[:5] == "cmap@"):
             values = (f"{figures[f'{name}@{cutoff}']:.4f}" for name in columns)
             table.add_row(title, str(cutoff), *values)
@@ -162,7 +176,7 @@ def _retrieval_table(rows: Mapping[tuple[str, str], Mapping[str, float]]) -> ric
     return table
 
 
-def _ranking_title(ranking: str, stage: str) -> str:
+def ranking_title(ranking: str, stage: str) -> str:
     """Puts a ranking such as `unseen/prefix_8/asymmetric` into words."""
     parts = list(filter(None, ranking.split("/")))
     way = _WAYS[parts.pop() if parts and parts[-1] in _WAYS else ""]

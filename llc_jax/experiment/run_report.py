@@ -1,0 +1,109 @@
+"""The report of a run, made of the files in its workdir alone."""
+
+import os
+import pathlib
+
+from llc_jax.codes.codebook import Codebook
+from llc_jax.errors import InputError
+from llc_jax.experiment.config import as_json
+from llc_jax.experiment.data_record import DataRecord
+from llc_jax.experiment.results import unprefixed_stage
+from llc_jax.experiment.workdir import (
+    CODEBOOK_FILE,
+    REPORT_FILE,
+    RESULTS_FILE,
+    StageDirectory,
+    read_config,
+    read_results,
+)
+from llc_jax.files import atomic_write, read_arrays
+from llc_jax.report.classes import read_confusions
+from llc_jax.report.html import render
+from llc_jax.report.page import make_page
+from llc_jax.report.record import RunRecord, StageRecord
+from llc_jax.training.logging import read_metrics
+
+
+def write_report(workdir: str | os.PathLike) -> pathlib.Path:
+    """Writes the report of a run, finished or not, as one HTML file.
+
+    Args:
+      workdir: of the run.
+
+    Returns:
+      The file, `report.html` in the workdir.
+
+    Raises:
+      InputError: if there is no run, or a file of it is damaged.
+      WriteFailed: if the file cannot be written.
+    """
+    workdir = pathlib.Path(workdir).expanduser().absolute()
+    page = make_page(_read_run(workdir))
+    path = workdir / REPORT_FILE
+    with atomic_write(path) as temporary:
+        # Names of files that are no text have no letters in UTF-8.
+        temporary.write_text(render(page), encoding="utf-8", errors="replace", newline="\n")
+    return path
+
+
+def report_lines(workdir: pathlib.Path, *, anew: bool) -> list[str]:
+    """Returns what to say of the report of a finished run; makes it where it is missing.
+
+    A failure is told and not raised: the run is finished without its report too.
+
+    Args:
+      workdir: of the run.
+      anew: whether to replace a report that is there already.
+    """
+    path = workdir / REPORT_FILE
+    try:
+        return [f"Report: {path if path.exists() and not anew else write_report(workdir)}"]
+    except Exception as error:
+        return [f"There is no report ({error}): llc report {workdir} makes one."]
+
+
+def _read_run(workdir: pathlib.Path) -> RunRecord:
+    """Reads what a run has left so far."""
+    config = read_config(workdir)
+    results = read_results(workdir / RESULTS_FILE)
+    stages = [StageDirectory(workdir / name) for name in config.stages]
+    data = DataRecord.load(workdir)
+    return RunRecord(
+        name=workdir.name,
+        config=as_json(config),
+        is_finished=bool(results),
+        results=results or _results_so_far(stages),
+        metrics=read_metrics(workdir),
+        stages=[_read_stage(stage) for stage in stages],
+        unprefixed_stage=unprefixed_stage(config),
+        codebook=_read_codebook(workdir, stages),
+        images={} if data is None else data.fingerprint.images,
+    )
+
+
+def _results_so_far(stages: list[StageDirectory]) -> dict[str, float]:
+    results = {}
+    for stage in stages:
+        results |= read_results(stage.results_file)
+    return results
+
+
+def _read_codebook(workdir: pathlib.Path, stages: list[StageDirectory]) -> Codebook | None:
+    """Returns the codebook of a run; until it has one, that of its last stage that has some."""
+    files = [workdir / CODEBOOK_FILE, *(stage.codebook_file for stage in reversed(stages))]
+    return next((Codebook.load(file) for file in files if file.exists()), None)
+
+
+def _read_stage(stage: StageDirectory) -> StageRecord:
+    confusions, curves = (), {}
+    if stage.confusions_file.exists():
+        confusions = read_confusions(stage.confusions_file)
+    if stage.curves_file.exists():
+        try:
+            curves = read_arrays(stage.curves_file)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{stage.curves_file} is damaged ({error}): remove it, and the report has no "
+                "curves of this stage."
+            ) from error
+    return StageRecord(stage.path.name, confusions, curves)
