@@ -12,6 +12,7 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.experiment.evaluate import evaluate
 from llc_jax.experiment.run import run
+from llc_jax.experiment.run_report import write_report
 from llc_jax.report.classes import read_confusions
 from llc_jax.training import logging
 from llc_jax.training.loop import Diverged
@@ -166,6 +167,28 @@ def test_a_finished_run_says_so(unbroken, capsys):
     assert results == json.loads((workdir / "results.json").read_text())
     assert "This run is finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+def test_makes_a_report_unless_it_is_switched_off(unbroken, tmp_path, capsys):
+    assert (unbroken[0] / "report.html").exists()
+    workdir = shutil.copytree(unbroken[0], tmp_path / "run")
+    (workdir / "report.html").unlink()
+    run(tree(report=False), workdir)
+    assert "Report" not in capsys.readouterr().out
+    assert not (workdir / "report.html").exists()
+    run(tree(), workdir)
+    *_, report, last = capsys.readouterr().out.splitlines()
+    assert (report, last) == (f"Report: {workdir}/report.html", f"Run: {workdir}")
+    assert "phase 2: MHD, nearest class code" in (workdir / "report.html").read_text()
+
+
+def test_a_report_of_the_unfinished_run_is_replaced_at_its_end(unbroken, tmp_path):
+    workdir = shutil.copytree(unbroken[0], tmp_path / "run")
+    (workdir / "results.json").unlink()
+    write_report(workdir)
+    assert "This run is not finished" in (workdir / "report.html").read_text()
+    run(tree(), workdir)
+    assert "This run is not finished" not in (workdir / "report.html").read_text()
 
 
 # 14 steps an epoch: the run stops in each stage, within an epoch and at its end.
