@@ -4,6 +4,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+# Seconds before each call: the threads of a library keep cores busy a while after their work.
+_PAUSE = 0.1
+
 
 def medians(candidates: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
     """Returns the median milliseconds of a call of each candidate, which waits for its result.
@@ -18,6 +21,7 @@ def medians(candidates: Mapping[str, Callable[[], object]], seconds: float) -> d
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < 3:
         for name, call in candidates.items():
+            time.sleep(_PAUSE)
             start = time.perf_counter()
             call()
             times[name].append(1e3 * (time.perf_counter() - start))
