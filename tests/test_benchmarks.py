@@ -35,6 +35,7 @@ def mean_average_precision(setting, k):
     return np.mean(values)
 
 
+@pytest.mark.slow
 def test_ways_to_search_embeddings(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(BENCHMARKS)
     benchmark = importlib.import_module("embeddings")

@@ -203,7 +203,10 @@ def test_trains_on_a_folder_of_files(tmp_path):
         "--config.data.workers=1",
         *(f"--config.stages.{stage}.epochs=1" for stage in STAGES),
     ]
-    config, workdir = f"configs/folder_20bit.py:{tmp_path / 'photos'}", tmp_path / "workers1"
+    config, workdir = (
+        f"configs/folder_scratch_20bit.py:{tmp_path / 'photos'}",
+        tmp_path / "workers1",
+    )
     _, err = finish(start(workdir, *small, config=config))
     assert err == ""
     results = json.loads((workdir / "results.json").read_text())

@@ -145,7 +145,7 @@ class RunConfig:
       min_steps: of each stage: where the data are too few, there are more epochs, and batches
         of a quarter of the data, but of 16 at least. 0 leaves both as they are.
       frozen_backbone: of all stages that do not say how many blocks they train; None is true on
-        a CPU, and false elsewhere.
+        a CPU, where the run does not start from scratch, and false elsewhere.
       views: augmented versions of each training image that a frozen backbone encodes; 1 is the
         image as it is evaluated.
       remarks: what the config has to say before the run begins, a line each.

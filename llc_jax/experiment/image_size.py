@@ -13,7 +13,7 @@ import jax
 
 from llc_jax.data.dataset import embedding_size, typical_side
 from llc_jax.data.embeddings import PREFIX as EMBEDDINGS
-from llc_jax.experiment.config import RunConfig
+from llc_jax.experiment.config import SCRATCH, RunConfig
 from llc_jax.experiment.network import input_size, takes_embeddings
 from llc_jax.experiment.workdir import CONFIG_FILE, read_config
 from llc_jax.models import registry
@@ -75,7 +75,8 @@ def _complete_freezing(config: RunConfig, before: RunConfig | None) -> RunConfig
     """Returns a config whose stages say whether they train the backbone."""
     frozen, stages = config.frozen_backbone, config.stages
     if frozen is None:
-        frozen = jax.default_backend() == "cpu" if before is None else before.frozen_backbone
+        on_cpu = jax.default_backend() == "cpu" and config.init_from != SCRATCH
+        frozen = on_cpu if before is None else before.frozen_backbone
     if frozen:
         stages = {
             name: dataclasses.replace(stage, trainable_blocks=stage.trainable_blocks or 0)

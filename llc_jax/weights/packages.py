@@ -30,7 +30,8 @@ def find_weights(backbone: str) -> pathlib.Path:
     if backbone not in PACKAGES:
         raise InputError(
             f"No package has pretrained weights of the backbone {backbone!r}: config.model.name "
-            f"is one of {', '.join(PACKAGES)} for init_from=pretrained, or init_from a file."
+            f"is one of {', '.join(PACKAGES)} for init_from=pretrained; others start from a file "
+            "of weights, or from scratch, as with --config=folder_scratch_20bit."
         )
     files = _files(backbone)
     if not files:
