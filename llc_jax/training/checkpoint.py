@@ -13,6 +13,7 @@ import logging
 import os
 import pathlib
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +26,9 @@ from llc_jax.files import WriteFailed, check_space, read_json, sha256, write_fai
 from llc_jax.mesh import from_first_process
 
 CHECKSUMS_FILE = "checksums.json"
+
+# The removal of a checkpoint, which another process has begun, takes less.
+_REMOVAL_SECONDS = 0.5
 
 Tree = Any
 _managers = ocp.checkpoint_managers
@@ -180,20 +184,28 @@ def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
     while True:
-        with _open_read_only(directory) as manager:
-            step = _latest_step(manager)
-            checkpoint = manager.directory / str(step)
-            try:
+        steps = _step_names(directory)
+        try:
+            with _open_read_only(directory) as manager:
+                checkpoint = manager.directory / str(_latest_step(manager))
                 has_checksums = _check_whole(checkpoint)
                 weights = _restore(manager, args)
-            except (InputError, OSError):
-                manager.reload()
-                if _latest_step(manager) == step:
-                    raise
-                continue  # A run that is at work there has removed it: there is a newer one.
-            if not has_checksums:
-                warnings.warn(_unchecked(checkpoint), stacklevel=2)
-            return weights
+        except Exception:  # Orbax has errors of many kinds for files that are gone.
+            time.sleep(_REMOVAL_SECONDS)
+            if _step_names(directory) == steps:
+                raise
+            continue  # A run is at work there, and has removed a checkpoint: there is a newer one.
+        if not has_checksums and _step_names(directory) == steps:
+            warnings.warn(_unchecked(checkpoint), stacklevel=2)
+        return weights
+
+
+def _step_names(directory: str | os.PathLike) -> set[str]:
+    """Returns the names of all checkpoints in a directory; none where it is missing."""
+    try:
+        return {name for name in os.listdir(directory) if name.isdecimal()}
+    except OSError:
+        return set()
 
 
 def weight_shapes(directory: str | os.PathLike) -> Tree:
