@@ -7,12 +7,15 @@ before anything is restored. A checkpoint of before there was such a file is res
 import contextlib
 import errno
 import functools
+import gc
+import inspect
 import itertools
 import json
 import logging
 import os
 import pathlib
 import re
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -185,19 +188,32 @@ def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
     args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
     while True:
         steps = _step_names(directory)
-        try:
-            with _open_read_only(directory) as manager:
-                checkpoint = manager.directory / str(_latest_step(manager))
-                has_checksums = _check_whole(checkpoint)
-                weights = _restore(manager, args)
-        except Exception:  # Orbax has errors of many kinds for files that are gone.
-            time.sleep(_REMOVAL_SECONDS)
-            if _step_names(directory) == steps:
-                raise
-            continue  # A run is at work there, and has removed a checkpoint: there is a newer one.
+        with _silent_coroutines():
+            try:
+                with _open_read_only(directory) as manager:
+                    checkpoint = manager.directory / str(_latest_step(manager))
+                    has_checksums = _check_whole(checkpoint)
+                    weights = _restore(manager, args)
+            except Exception:  # Orbax has errors of many kinds for files that are gone.
+                time.sleep(_REMOVAL_SECONDS)
+                if _step_names(directory) == steps:
+                    raise
+                continue  # A run at work there has removed a checkpoint: there is a newer one.
         if not has_checksums and _step_names(directory) == steps:
             warnings.warn(_unchecked(checkpoint), stacklevel=2)
         return weights
+
+
+@contextlib.contextmanager
+def _silent_coroutines() -> Iterator[None]:
+    """Lets those coroutines of Orbax that an error has left behind end without a word."""
+    report = sys.unraisablehook
+    sys.unraisablehook = lambda what: None if inspect.iscoroutine(what.object) else report(what)
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = report
 
 
 def _step_names(directory: str | os.PathLike) -> set[str]:
