@@ -78,7 +78,7 @@ class Features(Images):
           InputError: if the file was replaced, cut off or removed.
         """
         size = len(self.labels)
-        views = max(1, len(self.source.labels) // max(1, size))
+        views = len(self.source.labels) // size
         damaged = np.isin(np.arange(size), list(self.damaged))
         for step in steps:
             positions = shard.positions(step)

@@ -74,14 +74,15 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class InOrder(Order):
-    """Every example once, in order; then padding."""
+    """Every example once, in order, or `views` times, all before any comes again; then padding."""
 
     size: int
     seed: int = 0
+    views: int = 1
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """Maps int64[n] positions to int64[n] examples, -1 beyond the last one."""
-        return np.where(positions < self.size, positions, -1)
+        return np.where(positions < self.size * self.views, positions % max(1, self.size), -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,19 +301,6 @@ def _read_image(
         if skip:
             return None
         raise InputError(f"{error} With --config.data.on_error=skip it is left out.") from error
-
-
-@dataclasses.dataclass(frozen=True)
-class Repeated(Order):
-    """Every example `views` times, all in order before any comes again; then padding."""
-
-    size: int
-    views: int
-    seed: int
-
-    def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """Maps int64[n] positions to int64[n] examples, -1 beyond the last view."""
-        return np.where(positions < self.size * self.views, positions % self.size, -1)
 
 
 def train_batches(images: Images, shard: ProcessShard, steps: range, seed: int) -> Iterator[Batch]:

@@ -82,7 +82,7 @@ def on_features(stage: Stage, log: RunLog, stop_request: StopRequest) -> Stage:
     }
     searched = {"database": _Part("database", dataset.database)}
     unseen = dataset.unseen
-    if searches and unseen is not None:
+    if searches and unseen is not None and len(unseen.evaluation.labels):
         of_unseen = {
             "evaluation": _Part("unseen evaluation", unseen.evaluation),
             "database": _Part("unseen database", unseen.database),
@@ -162,7 +162,7 @@ class _Extractor:
     def _encode(self, part: _Part, steps: range) -> Iterator[np.ndarray]:
         """Yields the features of the batch of each step, float16[B, d], one behind the device."""
         stage, seed = self._stage, self._stage.frozen.seed
-        order = pipeline.Repeated(len(part.images.labels), part.views, seed)
+        order = pipeline.InOrder(len(part.images.labels), seed, part.views)
         augment = stage.dataset.augment if part.views > 1 else lambda key, inputs: inputs
         key = jax.random.key(seed)
 

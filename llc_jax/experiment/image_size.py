@@ -6,7 +6,9 @@ ImageNet stem is trained on them. Large images are cropped as they are read, for
 """
 
 import dataclasses
+import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -48,7 +50,8 @@ def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
         return _complete_for_embeddings(config)
     if config.model.get("name") != AUTO and takes_embeddings(config):
         return config  # The plan refuses images for such a backbone.
-    image_size = _image_size(config, before)
+    median_side = functools.cache(functools.partial(typical_side, config.data.source))
+    image_size = _image_size(config, before, median_side)
     model, data = dict(config.model), dataclasses.replace(config.data, image_size=image_size)
     if model.get("name") == AUTO:
         small = image_size is not None and image_size <= SMALL
@@ -65,7 +68,7 @@ def complete(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
     data = dataclasses.replace(
         data,
         in_memory=in_memory,
-        crop_fraction=_crop_fraction(config, before),
+        crop_fraction=_crop_fraction(config, before, median_side),
         augment=_complete_augmentation(data.augment, side, in_memory),
     )
     return dataclasses.replace(config, model=model, data=data)
@@ -92,14 +95,16 @@ def _dtype(small: bool, before: RunConfig | None) -> str:
     return "float32" if small or jax.default_backend() == "cpu" else "bfloat16"
 
 
-def _crop_fraction(config: RunConfig, before: RunConfig | None) -> float:
+def _crop_fraction(
+    config: RunConfig, before: RunConfig | None, median_side: Callable[[], int]
+) -> float:
     """Returns `data.crop_fraction`; images not larger than those of the network stay whole."""
     side = input_size(config)
     if config.data.crop_fraction is not None:
         return config.data.crop_fraction
     if before is not None and before.data.crop_fraction is not None:
         return before.data.crop_fraction
-    return 1.0 if side <= SMALL or typical_side(config.data.source) <= side else 0.875
+    return 1.0 if side <= SMALL or median_side() <= side else 0.875
 
 
 def _complete_for_embeddings(config: RunConfig) -> RunConfig:
@@ -111,7 +116,9 @@ def _complete_for_embeddings(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, data=data)
 
 
-def _image_size(config: RunConfig, before: RunConfig | None) -> int | None:
+def _image_size(
+    config: RunConfig, before: RunConfig | None, median_side: Callable[[], int]
+) -> int | None:
     """Returns `data.image_size`, with that of small images; None is what the backbone has."""
     choices = (config.data.in_memory, config.data.crop_fraction, config.model.get("dtype", ""))
     if config.model.get("name") == AUTO:
@@ -122,7 +129,7 @@ def _image_size(config: RunConfig, before: RunConfig | None) -> int | None:
         return config.data.image_size
     if before is not None:
         return before.data.image_size
-    side = typical_side(config.data.source)
+    side = median_side()
     return side if side <= SMALL else None
 
 

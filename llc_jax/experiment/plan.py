@@ -242,7 +242,7 @@ def _plan_stage(
     check_training(stage, f"config.stages.{name}")
     network = build_network(config, stage, len(dataset.class_names))
     size, frozen = num_features(config, network), None
-    if stage.trainable_blocks == 0 and size:
+    if stage.trainable_blocks == 0:
 
         def on_features(features: Dataset) -> Stage:
             example = jax.ShapeDtypeStruct((1, size), np.float32)

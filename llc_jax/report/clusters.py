@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 from scipy.cluster import hierarchy
-from scipy.spatial import distance
 
 from llc_jax.codes.codebook import Codebook
+from llc_jax.evaluation.dendrogram import pairwise_distances
 
 # The distances of more classes than these would not fit in the memory of a small machine.
 _MOST_CLASSES = 5000
@@ -37,7 +37,7 @@ def cluster_codes(codebook: Codebook) -> Clusters:
     bits = codebook.latent >= 0
     if not 2 <= len(bits) <= _MOST_CLASSES:
         return Clusters(np.lexsort(bits.T[::-1]), np.empty((0, 4)))
-    distances = distance.pdist(bits, "hamming") * codebook.num_bits
+    distances = pairwise_distances(codebook)
     ordered = len(bits) <= _MOST_ORDERED
     links = hierarchy.linkage(distances, "average", optimal_ordering=ordered)
     return Clusters(hierarchy.leaves_list(links).astype(np.int64), links)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llc_jax.data.features import FeatureFile, Features
-from llc_jax.data.pipeline import InOrder, ProcessShard, Repeated, Shuffled
+from llc_jax.data.pipeline import InOrder, ProcessShard, Shuffled
 from llc_jax.errors import InputError
 from llc_jax.experiment import extraction
 from llc_jax.experiment.evaluate import evaluate_again
@@ -216,7 +216,7 @@ def test_an_epoch_reads_one_view(tmp_path):
         np.testing.assert_array_equal(batch["input"][good], rows[good])
     (last,) = features.batches(InOrder(3), ProcessShard(4, np.arange(4)), range(1))
     assert last["mask"].tolist() == [True, False, True, False]
-    assert Repeated(3, 2, seed=0)(np.arange(7)).tolist() == [0, 1, 2, 0, 1, 2, -1]
+    assert InOrder(3, views=2)(np.arange(7)).tolist() == [0, 1, 2, 0, 1, 2, -1]
 
 
 def test_a_file_that_goes_away_is_one_error(tmp_path):
