@@ -5,6 +5,8 @@ The public API; see the docstrings of what is named here.
 
 import importlib
 
+__version__ = "0.1.0"
+
 _API = {
     "Codebook": "llc_jax.codes.codebook",
     "HammingIndex": "llc_jax.search.index",
