@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from llc_jax.data.dataset import Dataset
-from llc_jax.experiment import image_size
+from llc_jax.experiment import environment, image_size
 from llc_jax.experiment.config import as_json, parse
 from llc_jax.experiment.data_record import check_images
 from llc_jax.experiment.plan import Plan, plan_run
@@ -74,6 +74,7 @@ def run(
             log.say(*plan.summary)
             on_first_process(write_json, workdir / CONFIG_FILE, as_json(config))
             on_first_process(plan.record.save, workdir)
+            on_first_process(environment.record, workdir)
             results = _run_plan(plan, log, stop_request or StopRequest())
             on_first_process(write_json, workdir / RESULTS_FILE, results)
     last_stage = StageDirectory(workdir / list(config.stages)[-1])

@@ -2,6 +2,7 @@
 
 config.json               what is trained
 data.json                 on which images
+environment.json          on which machine, with which versions and when, for each start
 <stage>/checkpoints/      the weights
 <stage>/codebook.npz      the class codes that the stage has learnt, or was trained with
 <stage>/results.json      its figures, once it is finished
