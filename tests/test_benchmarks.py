@@ -1,7 +1,11 @@
 import importlib
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
+import cv2
 import numpy as np
 import pytest
 from sklearn.datasets import make_blobs
@@ -69,3 +73,26 @@ def test_ways_to_search_embeddings(folder, tmp_path, monkeypatch, capsys):
     assert table.count("| LLC, then logits ") == 1
     assert "Of unseen classes, " in table
     assert json.loads((tmp_path / "embeddings.json").read_text())["options"]["cutoff"] == 30
+
+
+@pytest.mark.slow
+def test_accelerator_script_goes_on_where_it_stopped(tmp_path):
+    for label in range(2):
+        for split in ("train", "test"):
+            folder = tmp_path / "images" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(16):
+                image = np.full((32, 32, 3), 200 * label + number, np.uint8)
+                cv2.imwrite(str(folder / f"{number}.png"), image)
+    command = [BENCHMARKS / "accelerator.sh", tmp_path / "out", tmp_path / "images"]
+    environment = os.environ | {"TOY": "1", "PYTHON": sys.executable, "XLA_FLAGS": ""}
+    # What has failed once is run again, and nothing else.
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "decoding.done").touch()
+    for done in (False, True):
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+        logs = [path.read_text() for path in (tmp_path / "out").glob("*.log")]
+        assert finished.returncode == 0, finished.stderr + "".join(logs)
+        assert finished.stdout.count("done already") == (6 if done else 1)
+    assert "x the network" in (tmp_path / "out" / "encode.log").read_text()
+    assert (tmp_path / "out" / "runs" / "resnet18_0" / "results.json").exists()
