@@ -106,7 +106,7 @@ def _add_training(subparsers) -> None:
         epilog="Values of the config follow as --config.KEY=VALUE, as for llc_jax.main.",
     )
     train.add_argument(
-        "data", metavar="PHOTOS", help="a folder, .zip, .tar or .csv; or a file of embeddings"
+        "data", metavar="PHOTOS", help="a folder, .zip, .tar, .csv or .txt; or a file of embeddings"
     )
     train.add_argument("--run", required=True, help="where the run is kept")
     train.add_argument("--bits", type=int, help="of a code; 20 by default")
@@ -150,7 +150,9 @@ def _add_search(subparsers) -> None:
 
 
 def _add_images(command: argparse.ArgumentParser) -> None:
-    command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, or folders")
+    command.add_argument(
+        "images", nargs="+", metavar="IMAGES", help="images, folders or lists"
+    )
     command.add_argument("--run", required=True, help="workdir of a finished run")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
+from llc_jax.data import image_list
 from llc_jax.data.stores import Folder
 from llc_jax.errors import InputError
 from llc_jax.files import atomic_write
@@ -293,15 +294,17 @@ def _code_logits(model, paths: list[str], on_error: str) -> tuple[list[str], np.
 
 
 def _image_paths(arguments: list[str]) -> list[str]:
-    """Replaces folders by the images in them."""
+    """Replaces folders, and lists of images, by the images in them."""
     paths = []
     for argument in arguments:
-        path = pathlib.Path(argument)
+        path, listed = pathlib.Path(argument), image_list.find(argument)
         if path.is_dir():
             files = Folder(path).files()
             if not files:
                 raise InputError(f"There are no images in the folder {path}.")
             paths += [str(path / file) for file in files]
+        elif listed is not None and listed.path.exists():
+            paths += [str(listed.folder / file) for file in image_list.read(listed).names]
         elif path.exists():
             paths.append(argument)
         else:

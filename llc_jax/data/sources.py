@@ -144,19 +144,37 @@ def read_csv(path: pathlib.Path) -> FileSource:
     for number, row in enumerate(rows, start=1):
         if len(row) != 2 or not row[0].strip() or not row[1].strip():
             raise InputError(f"{path}, entry {number}: expected `file,label`, found {row}.")
-    files = [row[0].strip() for row in rows]
-    store = Folder(path.parent)
+    files, classes = ([row[column].strip() for row in rows] for column in (0, 1))
+    return label_listed(path, path.parent, files, classes)
+
+
+def label_listed(
+    path: pathlib.Path, folder: pathlib.Path, files: Sequence[str], classes: Sequence[str]
+) -> FileSource:
+    """Returns a source of the files that a list names.
+
+    Args:
+      path: of the list.
+      folder: that the files are relative to.
+      files: N paths.
+      classes: N class names.
+
+    Raises:
+      InputError: if there are no files, or one is missing.
+    """
+    store = Folder(folder)
     for file in files:
         if not os.path.isfile(store.root / file):
             raise InputError(
-                f"{path} names {_shortened(file)}, but there is no {_shortened(store.root / file)}."
+                f"{path} names {shortened(file)}, but there is no {shortened(store.root / file)}."
             )
-    classes = [row[1].strip() for row in rows]
+    if not files:
+        raise InputError(f"There are no images in {path}.")
     warn_of_repeated_files(store, files, classes)
     return label(store, files, classes)
 
 
-def _shortened(path: str | os.PathLike) -> str:
+def shortened(path: str | os.PathLike) -> str:
     """Returns a path for an error message: of a very long one its beginning."""
     text = os.fspath(path)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
@@ -182,7 +200,7 @@ def warn_of_repeated_files(store: Folder, files: Sequence[str], places: Sequence
     logging.warning(
         "Images in %s that have more than one name: %d; more than one class or split: %d. "
         "%s and %s are the same file: remove the links or lines that repeat it.",
-        *(store.root, len(repeated), len(mixed), _shortened(first), _shortened(last)),
+        *(store.root, len(repeated), len(mixed), shortened(first), shortened(last)),
     )
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llc_jax.data import embeddings, imagenet, sources, tfds
+from llc_jax.data import embeddings, image_list, imagenet, sources, tfds
 from llc_jax.data.sources import Source
 from llc_jax.data.stores import Folder, Store, Tar, Zip
 from llc_jax.errors import InputError
@@ -55,12 +55,13 @@ def open_splits(source: str, eval_source: str, *, holdout: float, seed: int) -> 
 
     A folder or archive with `train/<class>/` and one of `val/`, `validation/` or
     `test/<class>/` is split accordingly, and so is a folder with ImageNet's original tars. A
-    folder or archive of `<class>/` directories, a CSV or `digits` is split at random, `holdout`
-    of each class for evaluation, unless `eval_source` names the evaluation images.
+    folder or archive of `<class>/` directories, a CSV, a list or `digits` is split at random,
+    `holdout` of each class for evaluation, unless `eval_source` names the evaluation images.
 
     Args:
       source: "digits", "tfds:NAME" or "tfds:NAME:SPLIT", "embeddings:PATH" or
-        "embeddings:PATH:LABELS", or a path to a folder, a .zip, a .tar or a .csv.
+        "embeddings:PATH:LABELS", a path to a folder, a .zip, a .tar or a .csv, or a list of
+        images, "LIST.txt" or "LIST.txt:FOLDER"; see `image_list`.
       eval_source: the same for the evaluation images alone, or "".
       holdout: fraction of each class kept for evaluation where the data has no split.
       seed: of the random split.
@@ -109,7 +110,7 @@ def open_source(source: str) -> Source | Splits:
     """
     if not source:
         raise InputError(
-            "The config names no data: give a folder, a .zip, a .tar or a .csv, "
+            "The config names no data: give a folder, a .zip, a .tar, a .csv or a .txt, "
             "as --config=NAME:PATH or --config.data.source=PATH."
         )
     if source == "digits":
@@ -120,22 +121,25 @@ def open_source(source: str) -> Source | Splits:
     if source.startswith(embeddings.PREFIX):
         parts = embeddings.open_embeddings(source)
         return parts[0] if len(parts) == 1 else Splits(*parts)
-    path = pathlib.Path(os.path.expanduser(source))
+    listed = image_list.find(source)
+    path = pathlib.Path(os.path.expanduser(source)) if listed is None else listed.path
     if not os.path.exists(path):
         raise InputError(
-            f"There is no data at {path} (data.source: a folder, a .zip, a .tar or a .csv)."
+            f"There is no data at {path} (data.source: a folder, a .zip, a .tar, a .csv or a .txt)."
         )
     if imagenet.has_tars(path):
         return Splits(*imagenet.open_tars(path))
     if path.is_dir():
         return _open_tree(Folder(path))
+    if listed is not None:
+        return image_list.read(listed)
     if path.suffix.lower() == ".csv":
         return sources.read_csv(path)
     if path.suffix.lower() == ".zip":
         return _open_tree(Zip(path))
     if path.suffix.lower() == ".tar":
         return _open_tree(Tar(path))
-    raise InputError(f"{path} is neither a folder nor a .zip nor a .tar nor a .csv.")
+    raise InputError(f"{path} is neither a folder nor a .zip nor a .tar nor a .csv nor a .txt.")
 
 
 def _open_tree(store: Store) -> Source | Splits:

@@ -26,7 +26,8 @@ class DataConfig:
     """Where the images come from and how they are prepared.
 
     Attributes:
-      source: "digits", "tfds:NAME", or a path to a folder, a .zip, a .tar or a .csv.
+      source: "digits", "tfds:NAME", a path to a folder, a .zip, a .tar or a .csv, or a list of
+        images, "LIST.txt" or "LIST.txt:FOLDER".
       eval_source: the same for the evaluation images alone; "" takes them from `source`.
       holdout: fraction of each class kept for evaluation where the data has no split.
       image_size: side in pixels; None is what the backbone is meant for.

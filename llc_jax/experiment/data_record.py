@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 
-from llc_jax.data import embeddings, tfds
+from llc_jax.data import embeddings, image_list, tfds
 from llc_jax.data.fingerprint import Fingerprint
 from llc_jax.data.splits import open_splits
 from llc_jax.errors import InputError
@@ -68,12 +68,18 @@ def locate(source: str) -> str:
         return source
     if source.startswith(embeddings.PREFIX):
         return embeddings.locate(source)
+    listed = image_list.find(source)
+    if listed is not None:
+        return image_list.locate(listed)
     return os.path.realpath(os.path.expanduser(source))
 
 
 def _may_exist(source: str) -> bool:
     if source.startswith(embeddings.PREFIX):
         return embeddings.path_of(source).exists()
+    listed = image_list.find(source)
+    if listed is not None:
+        return listed.path.exists()
     return not os.path.isabs(source) or os.path.exists(source)
 
 
