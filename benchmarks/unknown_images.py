@@ -1,152 +1,124 @@
 """How well a run tells images of unknown classes from those of its own, by each score.
 
-  python benchmarks/unknown_images.py runs/cifar100 --ood cifar10=cifar10_test.zip
-  python benchmarks/unknown_images.py runs/cifar100 --ood cifar10=cifar10_test.zip --test 5000
+  python benchmarks/unknown_images.py runs/cifar100 --near cifar10=cifar10_test.zip --synthetic
+  python benchmarks/unknown_images.py runs/cifar100 --near cifar10=cifar10_test.zip --reencode 32
 
 The run has a linear stage and codes, as those of `llc train` do. Known images are those that it
-was evaluated on; unknown ones are those of each `--ood NAME=DATA`, and two sets that are made of
-the known ones: `blurred`, with a Gaussian filter of a quarter of their side, and `noise`, with
-all pixels of all images shuffled. The first table has every score: of the codes, of the linear
-classifier, and the distance to the 50th nearest training image by the linear stage's features.
-AUROC counts ties as half; the bounds of FPR at 95% TPR are those of the best and the worst order
-of ties.
+was evaluated on; the sets of unknown ones are those of its config, or those of `--near` and
+`--far`, NAME=DATA, where one is given. With `--synthetic` there are three more far sets, made of
+the known images: `noise`, `blur` and `texture`. The first table has every score: of the codes, of
+the linear classifier, and of its features. AUROC counts ties as half; the bounds of FPR at 95% TPR
+are those of the best and the worst order of ties.
 
-The second table is appendix E of the paper: F1 of the codes' rule without unknown images, of a
+With `--reencode SIDE` there is one more set, the known images themselves, cropped to SIDE pixels
+and coded as JPEG of quality 75: a score that does not see how images are coded has an AUROC of 50%
+there. One more table has all sets, and the known images, coded alike. `--images N` takes N random
+images of each set.
+
+The last table is appendix E of the paper: F1 of the codes' rule without unknown images, of a
 threshold of the linear classifier's maximum softmax probability that is tuned with n of them,
 and of the threshold of 50 of them; for validation sets that are not representative (figure 5),
-and that are (figure 6). With `--out`, both figures are drawn where `matplotlib` is installed.
-The last line is JSON.
+and that are (figure 6). It is of each set that is not synthetic. With `--out`, both figures are
+drawn where `matplotlib` is installed. The last line is JSON.
+
+Where the backbone is frozen, the features of all these images are kept in the run's `features/`.
 """
 
 import argparse
+import collections
 import dataclasses
 import importlib.util
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import cv2
 import numpy as np
 
-from llc_jax.compiling import jit_network
-from llc_jax.data.pipeline import Images, InOrder, ProcessShard, Streamed
+from llc_jax.data.pipeline import Images, InMemory, Streamed
 from llc_jax.data.sources import ArraySource
-from llc_jax.data.splits import Splits, open_source
+from llc_jax.data.synthetic import KINDS, Altered
 from llc_jax.data.transforms import Crop
-from llc_jax.evaluation import ood, ood_baselines, ood_scores
-from llc_jax.evaluation.gathering import gather
+from llc_jax.data.unknown import SYNTHETIC
+from llc_jax.evaluation import ood_baselines
 from llc_jax.evaluation.ood_baselines import Comparison, Scores, Setting
+from llc_jax.evaluation.ood_detection import Detected
+from llc_jax.experiment.config import RunConfig, UnknownConfig
 from llc_jax.experiment.extraction import on_features
+from llc_jax.experiment.figures import detect_ood
 from llc_jax.experiment.plan import plan_run
 from llc_jax.experiment.stage import Stage
 from llc_jax.experiment.workdir import read_config
 from llc_jax.mesh import make_mesh
+from llc_jax.report.ood import fpr_range
 from llc_jax.training.logging import RunLog
 from llc_jax.training.preemption import StopRequest
 
-# Of the synthetic images.
-_SYNTHETIC = 2000
+# Of the JPEGs as which images are coded anew.
+_QUALITY = 75
+# The set of known images that are coded anew.
+_CHECK = "check/known, re-encoded"
 
 
-class Outputs:
-    """What two stages of a run make of images.
+def with_sets(config: RunConfig, options: argparse.Namespace) -> RunConfig:
+    """Returns a config with the sets of unknown images that are measured."""
+    sets = UnknownConfig(tuple(options.near), tuple(options.far))
+    sets = sets if options.near or options.far else config.ood
+    made = tuple(f"{kind}={SYNTHETIC}{kind}" for kind in KINDS) if options.synthetic else ()
+    return dataclasses.replace(config, ood=dataclasses.replace(sets, far=(*sets.far, *made)))
 
-    Args:
-      workdir: of the run, which is finished.
-    """
 
-    def __init__(self, workdir: pathlib.Path):
-        config, self._log = read_config(workdir), RunLog(workdir)
-        stages = plan_run(config, workdir, make_mesh()).stages
-        self.linear = next(stage for stage in stages if stage.head == "linear")
-        self.coded = stages[-1]
-        self.crop = Crop(
-            self.linear.example.shape[1], config.data.crop_fraction, config.data.exif_orientation
-        )
+def some(images: Images, count: int) -> Images:
+    """Returns so many random images, or all of them where there are no more, as a stream."""
+    if isinstance(images, InMemory):
+        names = [str(index) for index in range(len(images.labels))]
+        crop = Crop(images.images.shape[1], 1.0)
+        source = ArraySource(images.images, images.labels, ("known",), names)
+        images = Streamed(source, crop)
+    indices = np.random.default_rng(0).permutation(len(images.labels))[:count]
+    return dataclasses.replace(images, source=images.source.select(np.sort(indices)))
 
-    def scores(self, images: Images, train_features: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns every score of images, float[N]."""
-        code_logits = self._of(self.coded, images, lambda output: output.code_logits)
-        class_logits = self._of(self.linear, images, lambda output: output.class_logits)
-        features = self._of(self.linear, images, None)
-        codebook = self.coded.directory.load_codebook()
-        return (
-            ood_scores.code_scores(code_logits, codebook.packed)
-            | ood_scores.class_logit_scores(class_logits)
-            | {"neighbor_distance": ood_scores.neighbor_distance(features, train_features)}
-        )
 
-    def train_features(self) -> np.ndarray:
-        """Returns the linear stage's features of the training images, float32[N, d]."""
-        return self._of(self.linear, self.linear.dataset.plain, None)
+def reencoded(images: Streamed, side: int) -> Streamed:
+    """Returns images that are cropped to some side, in pixels, and coded as JPEG."""
+    transform = images.transform
+    if not isinstance(transform, Altered):
+        transform = Altered(transform)
+    transform = dataclasses.replace(transform, side=side, quality=_QUALITY)
+    return dataclasses.replace(images, transform=transform)
 
-    def _of(self, stage: Stage, images: Images, part: Callable | None) -> np.ndarray:
-        """Returns a part of the stage's output for images, or its features if the part is None."""
-        dataset = dataclasses.replace(stage.dataset, evaluation=images, unseen=None)
+
+def detect(
+    stages: tuple[Stage, Stage], known: Images, unknown: Mapping[str, Images], log: RunLog
+) -> Detected:
+    """Returns all scores of known and unknown images, by the linear stage and that of codes."""
+    scores, by_set = {}, {name: {} for name in unknown}
+    for stage in stages:
+        dataset = dataclasses.replace(stage.dataset, evaluation=known, unknown=unknown)
         stage = dataclasses.replace(stage, dataset=dataset)
         if stage.frozen is not None:
-            stage = on_features(stage, self._log, StopRequest())
-        weights = stage.trained_weights()
-
-        def embed(params, batch_stats, inputs):
-            if part is None:
-                return stage.network.features(params, batch_stats, inputs)
-            return part(stage.network.evaluate(params, batch_stats, inputs))
-
-        compiled = jit_network(embed)
-        batches = stage.eval_batches(stage.dataset.evaluation)
-        arguments = (weights["params"], weights["batch_stats"])
-        return gather(lambda inputs: compiled(*arguments, inputs), batches)[0]
+            stage = on_features(stage, log, StopRequest())
+        found = detect_ood(stage, stage.trained_weights(), stage.directory.load_codebook())
+        scores |= found.known
+        for name in unknown:
+            by_set[name] |= found.unknown[name]
+    return Detected(scores, by_set)
 
 
-def unknown_images(known: Images, crop: Crop, sources: Mapping[str, str]) -> dict[str, Images]:
-    """Returns sets of unknown images by name: those that are named, and those that are made."""
-    sets = {}
-    for name, source in sources.items():
-        images = open_source(source)
-        images = images.evaluation if isinstance(images, Splits) else images
-        sets[name] = Streamed(images, crop)
-    pixels = _some_pixels(known)
-    side = pixels.shape[1]
-    blurred = np.stack([cv2.GaussianBlur(image, (0, 0), side / 4) for image in pixels])
-    flat = pixels.reshape(-1, 3)
-    noise = np.random.default_rng(0).permutation(flat).reshape(pixels.shape)
-    for name, images in (("blurred", blurred), ("noise", noise)):
-        names = [f"{name}[{index}]" for index in range(len(images))]
-        labels = np.zeros(len(images), np.int32)
-        sets[name] = Streamed(ArraySource(images, labels, (name,), names), crop)
-    return sets
-
-
-def _some_pixels(images: Images) -> np.ndarray:
-    """Returns some of the known images as the network sees them, uint8[N, H, W, 3]."""
-    count = min(_SYNTHETIC, len(images.labels))
-    shard = ProcessShard(count, np.arange(count))
-    (batch,) = images.batches(InOrder(count), shard, range(1))
-    return batch["input"][batch["mask"]]
-
-
-def table_of_scores(known: Mapping, unknown: Mapping[str, Mapping]) -> tuple[str, dict]:
-    """Returns a Markdown table of every score on every set, and the figures in it."""
-    figures = {
-        name: {score: ood.measure(known[score], scores[score]) for score in known}
-        for name, scores in unknown.items()
-    }
-    lines = ["| score | " + " | ".join(f"{name}: AUROC | FPR95" for name in figures) + " |"]
-    lines.append("| --- |" + " ---: | ---: |" * len(figures))
-    for score in known:
+def table_of_scores(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Returns a Markdown table of every score on every set, and means over several sets."""
+    rows = list(next(iter(measured.values())))
+    sizes = collections.Counter(row.split("/")[0] for row in rows)  # The means are one row.
+    rows = [row for row in rows if "/" in row or sizes[row] > 2]
+    titles = (row.partition("/")[2] or f"{row}, mean" for row in rows)
+    lines = ["| score | " + " | ".join(f"{title}: AUROC | FPR95" for title in titles) + " |"]
+    lines.append("| --- |" + " ---: | ---: |" * len(rows))
+    for score, figures in measured.items():
         cells = []
-        for name in figures:
-            found = figures[name][score]
-            least, most = found["fpr95_min"], found["fpr95_max"]
-            fpr = (
-                f"{100 * most:.1f}"
-                if most - least < 5e-4
-                else f"{100 * least:.1f}-{100 * most:.1f}"
-            )
+        for found in map(figures.get, rows):
+            fpr = fpr_range(found["fpr95_min"], found["fpr95_max"])
             cells += [f"{100 * found['auroc']:.2f}", fpr]
         lines.append(f"| {score.replace('_', ' ')} | " + " | ".join(cells) + " |")
-    return "\n".join(lines), figures
+    return "\n".join(lines)
 
 
 def compare(known: Mapping, unknown: Mapping, num_test: int) -> dict[str, Comparison]:
@@ -213,29 +185,45 @@ def main() -> None:
     """Measures, and prints tables and a line of JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=pathlib.Path)
-    parser.add_argument("--ood", nargs="+", default=[], metavar="NAME=DATA")
+    for group in ("near", "far"):
+        parser.add_argument(f"--{group}", nargs="+", default=[], metavar="NAME=DATA")
+    parser.add_argument("--synthetic", action="store_true", help="far sets made of known images")
+    parser.add_argument("--reencode", type=int, metavar="SIDE", help="compare with coded images")
+    parser.add_argument("--images", type=int, help="the most images of a set; by default all")
     parser.add_argument("--test", type=int, default=5000, help="OOD images of figure 5's test set")
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
-    outputs = Outputs(options.run.absolute())
-    known_images, train_features = outputs.linear.dataset.evaluation, outputs.train_features()
-    known = outputs.scores(known_images, train_features)
-    sources = dict(item.split("=", 1) for item in options.ood)
-    sets = unknown_images(known_images, outputs.crop, sources)
-    unknown = {name: outputs.scores(images, train_features) for name, images in sets.items()}
-    table, figures = table_of_scores(known, unknown)
-    print(table)
-    report = {"scores": figures, "comparisons": {}}
-    for name in sources:
-        comparisons = compare(known, unknown[name], options.test)
+    workdir = options.run.absolute()
+    plan = plan_run(with_sets(read_config(workdir), options), workdir, make_mesh())
+    stages = (next(stage for stage in plan.stages if stage.head == "linear"), plan.stages[-1])
+    log, known, unknown = RunLog(workdir), plan.dataset.evaluation, dict(plan.dataset.unknown)
+    if options.images or options.reencode:
+        count = options.images or len(known.labels)
+        known = some(known, count)
+        unknown = {name: some(images, options.images) for name, images in unknown.items()}
+    checks = {_CHECK: reencoded(known, options.reencode)} if options.reencode else {}
+    found = detect(stages, known, unknown | checks, log)
+    measured = {"as they are": found.measure()}
+    if options.reencode:
+        alike = {name: reencoded(images, options.reencode) for name, images in unknown.items()}
+        measured["re-encoded"] = detect(stages, checks[_CHECK], alike, log).measure()
+    for title, scores in measured.items():
+        print(f"\n{title}, {len(known.labels):,} known images:\n{table_of_scores(scores)}")
+    report = {"scores": measured, "comparisons": {}}
+    for name, images in unknown.items():
+        if isinstance(images.transform, Altered):
+            continue
+        comparisons = compare(found.known, found.unknown[name], options.test)
         print(f"\n{name}:\n{table_of_comparisons(comparisons)}")
         report["comparisons"][name] = {
-            setting: {kind: np.mean(value, axis=0).tolist() for kind, value in vars(found).items()}
-            for setting, found in comparisons.items()
+            setting: {
+                kind: np.mean(value, axis=0).tolist() for kind, value in vars(comparison).items()
+            }
+            for setting, comparison in comparisons.items()
         }
         if options.out and importlib.util.find_spec("matplotlib"):
             options.out.mkdir(parents=True, exist_ok=True)
-            draw(comparisons, options.out / f"unknown_{name}.png")
+            draw(comparisons, options.out / f"unknown_{name.replace('/', '_')}.png")
     print(json.dumps(report))
 
 

@@ -47,6 +47,7 @@ def base() -> ConfigDict:
     config.eval_epochs = 0
     config.decoders = ()
     config.retrieval = ()
+    config.ood = ConfigDict({"near": (), "far": ()})
     config.min_steps = 0
     config.frozen_backbone = False
     config.views = 1

@@ -121,6 +121,14 @@ def _add_evaluation(subparsers) -> None:
     evaluate.add_argument(
         "--retrieval", nargs="+", default=[], type=int, help="ranks at which to measure retrieval"
     )
+    for group, likeness in (("near", "like"), ("far", "unlike")):
+        evaluate.add_argument(
+            f"--{group}",
+            nargs="+",
+            default=[],
+            metavar="NAME=DATA",
+            help=f"sets of unknown images {likeness} those of the classes, to tell from them",
+        )
     evaluate.set_defaults(command=commands.evaluate)
 
     report = subparsers.add_parser("report", help="make a page that shows the results of a run")
@@ -150,9 +158,7 @@ def _add_search(subparsers) -> None:
 
 
 def _add_images(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "images", nargs="+", metavar="IMAGES", help="images, folders or lists"
-    )
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="images, folders or lists")
     command.add_argument("--run", required=True, help="workdir of a finished run")
 
 

@@ -117,7 +117,12 @@ def evaluate(options: argparse.Namespace) -> None:
     from llc_jax.experiment import evaluate
 
     evaluate.evaluate_again(
-        options.run, source=options.data, decoders=options.decoders, retrieval=options.retrieval
+        options.run,
+        source=options.data,
+        decoders=options.decoders,
+        retrieval=options.retrieval,
+        near=options.near,
+        far=options.far,
     )
 
 

@@ -15,6 +15,7 @@ from llc_jax.data.pipeline import Images, InMemory, Streamed
 from llc_jax.data.sources import Source
 from llc_jax.data.splits import Splits, open_source, open_splits
 from llc_jax.data.transforms import Crop, RandomCrop, Transform, shape
+from llc_jax.data.unknown import open_unknown
 from llc_jax.data.vectors import Vectors, VectorSource
 from llc_jax.errors import InputError
 from llc_jax.options import bind, choose, keyword_options
@@ -41,6 +42,7 @@ class Dataset:
         selects; None where it was not requested, or there is neither a protocol nor a
         held-out class.
       fingerprint: of all images, whatever the protocol; None of a part of a dataset.
+      unknown: images of no class that is trained, by set.
     """
 
     train: Images
@@ -53,6 +55,7 @@ class Dataset:
     unseen: "Dataset | None"
     without_protocol: "Dataset | None" = None
     fingerprint: Fingerprint | None = None
+    unknown: Mapping[str, Images] = dataclasses.field(default_factory=dict)
 
     @property
     def self_indices(self) -> np.ndarray:
@@ -81,6 +84,7 @@ def open_dataset(
     embedding_size: int | None = None,
     without_protocol: bool = False,
     class_names: tuple[str, ...] | None = None,
+    unknown: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Opens the images that a config names.
 
@@ -88,6 +92,7 @@ def open_dataset(
       seed: of the random split and the random choice of held-out classes.
       without_protocol: whether to open the dataset without the protocol too.
       class_names: that the labels index, where the data may lack some; by default its own.
+      unknown: sets of unknown images to open too, and where they are; see `data.unknown`.
     """
     skip = choose(on_error, {"stop": False, "skip": True}, "config.data.on_error")
     all_splits = open_splits(source, eval_source, holdout=holdout, seed=seed)
@@ -106,8 +111,12 @@ def open_dataset(
         train_crop = _bind_augmentation(augment, in_memory)(image_size, exif_orientation)
         stream = functools.partial(Streamed, workers=workers, skip=skip)
         options = (stream, train_crop, crop, _unchanged)
-    data = _make_dataset(splits, *options)
-    data = dataclasses.replace(data, fingerprint=Fingerprint.of(all_splits))
+    unknown_images = open_unknown(unknown or {}, splits, crop, workers=workers, skip=skip)
+    data = dataclasses.replace(
+        _make_dataset(splits, *options),
+        fingerprint=Fingerprint.of(all_splits),
+        unknown=unknown_images,
+    )
     if without_protocol and splits is not all_splits:
         held_out = splits.unseen.train.class_names if splits.unseen else ()
         names = tuple(name for name in all_splits.train.class_names if name not in held_out)

@@ -2,7 +2,8 @@
 
 From codes: `nearest_distance`, `outside_radius`, `weighted_distance`, `max_soft_logit`,
 `soft_energy`, `bit_entropy`. From the class logits of a linear head: `softmax_probability`,
-`max_logit`, `energy`, `generalized_entropy`. From features: `neighbor_distance`.
+`max_logit`, `energy`, `generalized_entropy`. From features: `neighbor_distance`. From features
+and class logits: `virtual_logit`.
 """
 
 from collections.abc import Callable
@@ -222,6 +223,68 @@ def neighbor_distance(features: np.ndarray, train_features: np.ndarray, k: int =
     if not isinstance(k, int | np.integer) or not 1 <= k <= len(train):
         raise InputError(f"k is from 1 to {len(train)}, the training images, not {k}.")
     return np.sqrt(np.maximum(_squared_distances(queries, train, int(k)), 0))
+
+
+def virtual_logit(
+    features: np.ndarray,
+    class_logits: np.ndarray,
+    *,
+    train_features: np.ndarray,
+    train_class_logits: np.ndarray,
+    weights: np.ndarray,
+    biases: np.ndarray,
+    dimensions: int | None = None,
+) -> np.ndarray:
+    """Returns virtual-logit matching (ViM): the scaled residual of the features plus the energy.
+
+    The residual is the length of the part of a feature outside the principal space of the
+    training images' features. It is scaled so that over the training images its mean is that of
+    the maximum logit. The origin of the features is where all logits are as near to 0 as can be.
+
+    Args:
+      features: float[N, d], what the linear classifier takes.
+      class_logits: float[N, L], what it gives.
+      train_features: float[T, d], of the images that the network was trained on.
+      train_class_logits: float[T, L].
+      weights: of the classifier, float[d, L]: `class_logits = features @ weights + biases`.
+      biases: of the classifier, float[L].
+      dimensions: of the principal space, from 0 to d - 1; None is half of d, which is 256 for a
+        ResNet-18, as in OpenOOD.
+
+    Returns:
+      float64[N].
+
+    Raises:
+      InputError: if the arrays do not fit, or a number is not finite.
+
+    References:
+      Wang et al., "ViM: out-of-distribution with virtual-logit matching", CVPR 2022.
+    """
+    features, train = _checked(features, "features"), _checked(train_features, "training features")
+    size = len(weights)
+    if features.shape[1] != size or train.shape[1] != size:
+        raise InputError(
+            f"The classifier takes {size} numbers, the features have {features.shape[1]} and the "
+            f"training features {train.shape[1]}."
+        )
+    dimensions = size // 2 if dimensions is None else dimensions
+    if not 0 <= dimensions < size:
+        raise InputError(f"dimensions is from 0 to {size - 1}, not {dimensions}.")
+    origin = -np.linalg.pinv(weights.T.astype(np.float64)) @ biases
+    products = np.zeros((size, size))
+    step = max(1, _MAX_NUMBERS // size)
+    for start in range(0, len(train), step):
+        block = train[start : start + step] - origin
+        products += block.T @ block
+    # The directions come in the order of growing variance.
+    residual = np.linalg.eigh(products)[1][:, : size - dimensions]
+
+    def norm(rows: np.ndarray) -> np.ndarray:
+        return np.linalg.norm((rows - origin) @ residual, axis=1)
+
+    scale = np.mean(np.max(_checked(train_class_logits, "training class logits"), axis=1))
+    scale /= np.mean(_in_blocks(norm, train, size))
+    return scale * _in_blocks(norm, features, size) + energy(class_logits)
 
 
 def _squared_distances(queries: np.ndarray, train: np.ndarray, k: int) -> np.ndarray:

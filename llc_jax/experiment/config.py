@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -129,6 +130,27 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class UnknownConfig:
+    """Sets of unknown images, of no class that is trained: "NAME=DATA" each.
+
+    DATA is as `DataConfig.source`, or "unseen" or "synthetic:KIND"; see `data.unknown`.
+
+    Attributes:
+      near: sets that are like the images of the classes.
+      far: sets that are not.
+    """
+
+    near: tuple[str, ...] = ()
+    far: tuple[str, ...] = ()
+
+    def sources(self) -> dict[str, str]:
+        """Returns DATA of each set by its group and name, `near/NAME` or `far/NAME`."""
+        groups = {"near": self.near, "far": self.far}
+        parts = [(group, *entry.partition("=")) for group, sets in groups.items() for entry in sets]
+        return {f"{group}/{name}": source for group, name, _, source in parts}
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """A run: its data, its network, and its stages in order.
 
@@ -158,6 +180,8 @@ class RunConfig:
         `decoding.decoders.make` takes them.
       retrieval: the ranks at which retrieval is measured at the end of each stage, by
         queries of the evaluation images; () does not measure it.
+      ood: sets of unknown images; how well the scores of each stage tell them from the
+        evaluation images is measured at its end.
     """
 
     seed: int
@@ -174,6 +198,7 @@ class RunConfig:
     eval_epochs: int
     decoders: tuple[str, ...]
     retrieval: tuple[int, ...] = ()
+    ood: UnknownConfig = UnknownConfig()
     min_steps: int = 0
     frozen_backbone: bool | None = False
     views: int = 1
@@ -207,6 +232,7 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
     for cutoff in parsed.retrieval:
         if cutoff < 1:
             raise InputError(f"config.retrieval are ranks from 1, not {cutoff}.")
+    _check_sets(parsed.ood)
     if not parsed.stages:
         raise InputError("config.stages is empty: a run needs at least one stage.")
     fewest = min(bits.values())
@@ -248,6 +274,20 @@ def _check_order(stages: Mapping[str, StageConfig]) -> None:
             known = {SCRATCH: None, PRETRAINED: None, **earlier}
             choose(stage.init_from, known, f"config.stages.{name}.init_from")
         earlier[name] = stage
+
+
+def _check_sets(ood: UnknownConfig) -> None:
+    names = set(groups := dataclasses.asdict(ood))
+    for group, sets in groups.items():
+        for entry in sets:
+            name, _, source = entry.partition("=")
+            if re.fullmatch(r"[\w.-]+", name) is None or not source:
+                raise InputError(
+                    f"config.ood.{group} are sets of unknown images, NAME=DATA, not {entry!r}."
+                )
+            if name in names:
+                raise InputError(f"config.ood has {name!r} twice: each set has a name of its own.")
+            names.add(name)
 
 
 def _parse(kind: type, value: Any, path: str) -> Any:

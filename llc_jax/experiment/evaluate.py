@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from llc_jax.experiment import image_size
-from llc_jax.experiment.config import as_json, parse
+from llc_jax.experiment.config import UnknownConfig, as_json, parse
 from llc_jax.experiment.data_record import DataRecord, find_images
 from llc_jax.experiment.plan import plan_evaluation
 from llc_jax.experiment.results import measure_stage, show_results
@@ -17,6 +17,7 @@ from llc_jax.experiment.workdir import (
     EVALUATION_CONFUSIONS_FILE,
     EVALUATION_CURVES_FILE,
     EVALUATION_FILE,
+    EVALUATION_OOD_DIRECTORY,
     check_config,
     locked_for_evaluation,
     on_first_process,
@@ -58,13 +59,14 @@ def evaluate(
     log.say(*plan.summary)
     make_directory(workdir)
     (stage,) = plan.stages
-    curves_file, confusions_file = (
-        workdir / name for name in (EVALUATION_CURVES_FILE, EVALUATION_CONFUSIONS_FILE)
-    )
+    names = (EVALUATION_CURVES_FILE, EVALUATION_CONFUSIONS_FILE, EVALUATION_OOD_DIRECTORY)
+    curves_file, confusions_file, ood_directory = (workdir / name for name in names)
     with locked_for_evaluation(workdir):
         weights = jax.device_put(stage.initial_weights(), stage.replicated)
         codebook = stage.initial_codebook() if stage.initial_codebook else None
-        results = measure_stage(stage, weights, codebook, curves_file, confusions_file)
+        results = measure_stage(
+            stage, weights, codebook, curves_file, confusions_file, ood_directory
+        )
         on_first_process(write_json, workdir / EVALUATION_FILE, results)
     show_results(results, config, confusions_file, log)
     log.say(f"Figures: {workdir / EVALUATION_FILE}")
@@ -77,6 +79,8 @@ def evaluate_again(
     source: str | None = None,
     decoders: Sequence[str] = (),
     retrieval: Sequence[int] = (),
+    near: Sequence[str] = (),
+    far: Sequence[str] = (),
     devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, float]:
     """Evaluates the last stage of a run once more, as the config in its workdir says.
@@ -87,6 +91,8 @@ def evaluate_again(
         their evaluation images where they are split; or of the run's own, where they have moved.
       decoders: to measure; by default those of the config.
       retrieval: the ranks at which retrieval is measured; by default those of the config.
+      near, far: sets of unknown images, as `config.UnknownConfig`; by default those of the
+        config, where neither is given.
       devices: as in `run`.
 
     Returns, Raises: as `evaluate`.
@@ -99,6 +105,7 @@ def evaluate_again(
         data=data,
         decoders=tuple(decoders) or config.decoders,
         retrieval=tuple(retrieval) or config.retrieval,
+        ood=UnknownConfig(tuple(near), tuple(far)) if near or far else config.ood,
         # The devices may be other than those that it was trained on.
         batch_size=-(-config.batch_size // mesh.size) * mesh.size,
     )

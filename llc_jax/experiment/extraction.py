@@ -88,7 +88,12 @@ def on_features(stage: Stage, log: RunLog, stop_request: StopRequest) -> Stage:
             "database": _Part("unseen database", unseen.database),
         }
         unseen = encoded(unseen, of_unseen)
+    unknown = {name: _Part(f"unknown ({name})", images) for name, images in dataset.unknown.items()}
+    if unknown:  # They are compared with training images as they are.
+        parts["plain"] = _Part("training", dataset.plain)
     dataset = encoded(dataset, parts | (searched if searches else {}))
+    of_unknown = {name: extractor.features(part, ()) for name, part in unknown.items()}
+    dataset = dataclasses.replace(dataset, unknown=of_unknown)
     on_features = stage.frozen.on_features(dataclasses.replace(dataset, unseen=unseen))
     return dataclasses.replace(
         on_features,

@@ -1,6 +1,7 @@
 """What is measured of a stage, under the names that `results.json` has for it."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,10 +13,14 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.compiling import jit_network
 from llc_jax.evaluation.classification import Classification, Classified
 from llc_jax.evaluation.decoding import Decoding
+from llc_jax.evaluation.ood_detection import MAX_TRAIN, Classifier, Detected, OodDetection
 from llc_jax.evaluation.retrieval import Retrieval
 from llc_jax.experiment.stage import Stage
 from llc_jax.report.classes import Confusion, count_confusions
 from llc_jax.training.state import State
+
+# The figures of a score in `results.json`: a CSV has those without a bound.
+_OOD_FIGURES = ("auroc", "aupr_in", "aupr_out", "fpr95", "fpr95_min")
 
 
 class Measured(NamedTuple):
@@ -25,11 +30,16 @@ class Measured(NamedTuple):
       figures: by their names in `results.json`.
       curves: of retrieval, float64 arrays by name; None where it is not measured.
       confusions: how often each class was taken for which; None where images get no class.
+      accuracy: how often an image was taken for its class; NaN where images get no class.
+      ood: how well each score tells unknown images, as `Detected.measure` returns it; None
+        where there are no sets of them.
     """
 
     figures: dict[str, float]
     curves: dict[str, np.ndarray] | None
     confusions: list[Confusion] | None
+    accuracy: float
+    ood: dict[str, dict[str, dict[str, float]]] | None
 
 
 def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured:
@@ -40,22 +50,26 @@ def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured
       weights: its `params` and `batch_stats`, on the devices.
       codebook: its class codes, None where it has none.
     """
-    names, evaluations, curves = stage.figures, stage.evaluations, None
+    names, evaluations, curves, found = stage.figures, stage.evaluations, None, None
     classified = classify(stage, codebook, weights)
     figures = {
         f"classification/{_classification_name(stage, name)}": value
         for name, value in classified.figures.items()
     }
-    confusions = None
+    confusions, accuracy = None, math.nan
     if classified.predictions is not None:
+        accuracy = float(np.mean(classified.labels == classified.predictions))
         confusions = count_confusions(
             classified.labels, classified.predictions, stage.dataset.class_names
         )
     if evaluations.cutoffs:
         retrieval, curves = _retrieve(stage, weights)
         figures |= {f"retrieval/{names.retrieval}{name}": v for name, v in retrieval.items()}
+    if stage.dataset.unknown:
+        found = detect_ood(stage, weights, codebook).measure()
+        figures |= _prefixed(f"ood/{names.codes}", _ood_figures(found))
     if codebook is None:
-        return Measured(figures, curves, confusions)
+        return Measured(figures, curves, confusions, accuracy, found)
     if evaluations.decoders:
         decoding = Decoding(_encoder(stage, weights), codebook, evaluations.decoders)
         decoded = decoding.run(stage.eval_batches(stage.dataset.evaluation))
@@ -64,7 +78,7 @@ def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured
     for prefix, part in {"": codebook, **shorter}.items():
         figures[f"codebook/{names.codebook}{prefix}unique"] = part.num_unique
         figures[f"codebook/{names.codebook}{prefix}min_distance"] = part.min_distance
-    return Measured(figures, curves, confusions)
+    return Measured(figures, curves, confusions, accuracy, found)
 
 
 def classify(stage: Stage, codebook: Codebook | None, weights: State) -> Classified:
@@ -124,6 +138,37 @@ def _retrieve(stage: Stage, weights: State) -> tuple[dict[str, float], dict[str,
             figures |= _prefixed(prefix, retrieved.figures)
             curves |= _prefixed(prefix, retrieved.curves)
     return figures, curves
+
+
+def detect_ood(stage: Stage, weights: State, codebook: Codebook | None) -> Detected:
+    """Returns every score of the evaluation images and of the unknown images of a stage.
+
+    Args: as of `measure`; the stage's dataset has sets of unknown images.
+    """
+    classifier = weights["params"]["head"].get("classifier") if stage.head == "linear" else None
+    if classifier is not None:
+        classifier = Classifier(*jax.device_get((classifier["kernel"], classifier["bias"])))
+    dataset = stage.dataset
+    detection = OodDetection(
+        _encoder(stage, weights), None if codebook is None else codebook.packed, classifier
+    )
+    return detection.run(
+        stage.eval_batches(dataset.evaluation),
+        {name: stage.eval_batches(images) for name, images in dataset.unknown.items()},
+        stage.some_batches(dataset.plain, MAX_TRAIN),
+    )
+
+
+def _ood_figures(
+    measured: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> dict[str, float]:
+    """Returns the figures `<group>/<set>/<score>/auroc` and so on, and the means of each group."""
+    return {
+        f"{row}/{score}/{name}": found[name]
+        for score, rows in measured.items()
+        for row, found in rows.items()
+        for name in _OOD_FIGURES
+    }
 
 
 def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

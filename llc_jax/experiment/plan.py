@@ -195,6 +195,7 @@ def _open_dataset(
         **options,
         without_protocol=without_protocol,
         class_names=class_names,
+        unknown=config.ood.sources(),
         seed=config.seed,
     )
     for bits, decoder in itertools.product(lengths, config.decoders):

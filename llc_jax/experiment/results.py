@@ -10,6 +10,7 @@ from llc_jax.experiment.stage import Stage
 from llc_jax.experiment.workdir import on_first_process
 from llc_jax.files import write_arrays
 from llc_jax.report.classes import classes_table, read_confusions, write_confusions
+from llc_jax.report.ood import write_ood_tables
 from llc_jax.report.table import remarks, results_tables
 from llc_jax.training.logging import RunLog
 from llc_jax.training.state import State
@@ -21,13 +22,16 @@ def measure_stage(
     codebook: Codebook | None,
     curves_file: pathlib.Path,
     confusions_file: pathlib.Path,
+    ood_directory: pathlib.Path,
 ) -> dict[str, float]:
-    """Returns the figures of a stage; writes its confusions and its curves of retrieval."""
+    """Returns the figures of a stage; writes its confusions, curves and tables of scores."""
     measured = measure(stage, weights, codebook)
     if measured.confusions is not None:
         on_first_process(write_confusions, confusions_file, measured.confusions)
     if measured.curves is not None:
         on_first_process(write_arrays, curves_file, measured.curves)
+    if measured.ood is not None:
+        on_first_process(write_ood_tables, ood_directory, measured.ood, measured.accuracy)
     return measured.figures
 
 

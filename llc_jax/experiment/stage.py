@@ -160,6 +160,14 @@ class Stage:
         batches = pipeline.eval_batches(images, self.training.shard)
         return pipeline.on_devices(batches, self.batched)
 
+    def some_batches(self, images: pipeline.Images, count: int) -> Iterator[dict[str, jax.Array]]:
+        """Yields batches as `eval_batches`, of about `count` random images if there are more."""
+        if len(images.labels) <= count:
+            return self.eval_batches(images)
+        steps = range(count // self.training.shard.batch_size)
+        batches = pipeline.train_batches(images, self.training.shard, steps, self.training.seed)
+        return pipeline.on_devices(batches, self.batched)
+
     def trained_weights(self) -> Tree:
         """Returns the `params` and `batch_stats` of its newest checkpoint."""
         return self.directory.load_weights(self.network, self.replicated)

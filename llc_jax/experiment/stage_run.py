@@ -36,7 +36,8 @@ def run_stage(stage: Stage, log: RunLog, stop_request: StopRequest) -> dict[str,
         for path in (stage.directory.codebook_file, stage.workdir / CODEBOOK_FILE):
             on_first_process(codebook.save, path)
     directory = stage.directory
-    return measure_stage(stage, state, codebook, directory.curves_file, directory.confusions_file)
+    files = (directory.curves_file, directory.confusions_file, directory.ood_directory)
+    return measure_stage(stage, state, codebook, *files)
 
 
 def train_stage(

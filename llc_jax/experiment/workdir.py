@@ -8,6 +8,7 @@ environment.json          on which machine, with which versions and when, for ea
 <stage>/results.json      its figures, once it is finished
 <stage>/confusion.csv     how many images of each class were taken for which
 <stage>/pr_curve.npz      precision and recall, where retrieval is measured
+<stage>/ood/              how well each score tells unknown images: a CSV for each
 codebook.npz              the class codes of the last stage that has some
 metrics.jsonl             the figures of every epoch, and in tensorboard/ too
 results.json              all figures, once the run is finished
@@ -17,6 +18,7 @@ lock                      while a run is at work there: which process, where and
 evaluation.lock           the same of an evaluation without training
 evaluation_pr_curve.npz   its curves, where it measured retrieval
 evaluation_confusion.csv  its confusions
+evaluation_ood/           its tables of scores of unknown images
 """
 
 import contextlib
@@ -49,6 +51,7 @@ LOCK_FILE = "lock"
 EVALUATION_LOCK_FILE = "evaluation.lock"
 EVALUATION_CURVES_FILE = "evaluation_pr_curve.npz"
 EVALUATION_CONFUSIONS_FILE = "evaluation_confusion.csv"
+EVALUATION_OOD_DIRECTORY = "evaluation_ood"
 
 # What may change between the parts of a run, as it cannot change the result.
 _FREE_KEYS = (
@@ -56,7 +59,7 @@ _FREE_KEYS = (
     *("remarks", "report"),
 )
 # What may also change when a run is evaluated again: what is measured, and on which images.
-_MEASURED_KEYS = ("decoders", "retrieval")
+_MEASURED_KEYS = ("decoders", "retrieval", "ood.near", "ood.far")
 _EVALUATION_KEYS = (*_MEASURED_KEYS, "batch_size", "data")
 
 
@@ -94,6 +97,11 @@ class StageDirectory:
     def curves_file(self) -> pathlib.Path:
         """Its curves of precision and recall."""
         return self.path / "pr_curve.npz"
+
+    @property
+    def ood_directory(self) -> pathlib.Path:
+        """Its tables of how well each score tells unknown images."""
+        return self.path / "ood"
 
     @property
     def is_finished(self) -> bool:
@@ -206,7 +214,11 @@ def check_config(workdir: pathlib.Path, config: RunConfig, *, evaluation: bool =
     if evaluation:
         remedy = f"Let `llc eval {workdir}` take the config from there, or choose"
     elif all(_is_within(key, _MEASURED_KEYS) for key in changed):
-        options = " ".join(f"--{key} {' '.join(map(str, new[key]))}" for key in changed if new[key])
+        options = " ".join(
+            f"--{key.removeprefix('ood.')} {' '.join(map(str, new[key]))}"
+            for key in changed
+            if new[key]
+        )
         remedy = f"`llc eval {workdir} {options}` measures a finished run, or choose"
     raise InputError(
         f"{workdir} holds a run of another config: {differences}{more}. "

@@ -29,11 +29,14 @@ class Output(NamedTuple):
       class_logits: float32[B, L]; None if the head gives no classes (`CodeHead`).
       class_vectors: float32[L, k], s B(C): the class logits are their inner products with
         the code logits (`CodebookHead`); None in the other heads.
+      features: float32[B, h], what the linear classifier takes (`LinearHead`); None in the
+        other heads.
     """
 
     code_logits: jax.Array | None
     class_logits: jax.Array | None
     class_vectors: jax.Array | None = None
+    features: jax.Array | None = None
 
 
 class LinearHead(nnx.Module):
@@ -55,8 +58,8 @@ class LinearHead(nnx.Module):
 
     def __call__(self, features: jax.Array) -> Output:
         """Maps float32[B, d] to class logits."""
-        class_logits = self.classifier(self.hidden(features))
-        return Output(code_logits=None, class_logits=class_logits)
+        features = self.hidden(features)
+        return Output(None, self.classifier(features), features=features)
 
 
 class CodebookHead(nnx.Module):

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence, Set
 
 import rich.table
 
+from llc_jax.report.ood import ood_table
+
 _DECODER_TITLES = [
     ("linear", "linear classifier of the features"),
     ("class_code", "phase 1: B(C) f"),
@@ -39,7 +41,8 @@ def results_tables(
 
     Returns:
       A table of accuracies; where a run compares codebooks, a table of codebooks; where it
-      measures decoders, a table of them; and where it measures retrieval, a table of that.
+      measures decoders, a table of them; where it measures retrieval, a table of that; and
+      where it has unknown images, one of how well they are told.
     """
     codebook_prefixes = [
         key.removeprefix("codebook/").removesuffix("unique")
@@ -54,7 +57,7 @@ def results_tables(
         figures = _by_row(results, kind, prefixes, unprefixed_stage)
         if figures:
             tables.append(draw(figures))
-    return tables
+    return [*tables, *filter(None, [ood_table(results)])]
 
 
 def remarks(results: Mapping[str, float]) -> list[str]:

@@ -5,11 +5,25 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from sklearn.covariance import EmpiricalCovariance
 from sklearn.neighbors import NearestNeighbors
 
 from llc_jax.codes import packing
 from llc_jax.errors import InputError
 from llc_jax.evaluation import ood_scores
+
+
+def virtual_logit(features, train_features, **options):
+    """ViM with a classifier of three numbers and two classes, whose weights are all 1."""
+    return ood_scores.virtual_logit(
+        features,
+        np.ones((len(features), 2)),
+        train_features=train_features,
+        train_class_logits=np.ones((len(train_features), 2)),
+        weights=np.ones((3, 2)),
+        biases=np.ones(2),
+        **options,
+    )
 
 
 @pytest.fixture(params=[5, 32, 40])
@@ -119,6 +133,41 @@ def test_scores_do_not_depend_on_blocks(codes, monkeypatch):
     assert all(len(scores) == 0 for scores in ood_scores.class_logit_scores(logits[:0]).values())
 
 
+def by_openood(features, train, weights, biases, dimensions):
+    """ViM as OpenOOD computes it, by scikit-learn's covariance; higher is more OOD."""
+    origin = -np.linalg.pinv(weights.T) @ biases
+    covariance = EmpiricalCovariance(assume_centered=True).fit(train - origin).covariance_
+    values, vectors = np.linalg.eigh(covariance)
+    null = vectors[:, np.argsort(-values)[dimensions:]]
+    of_train, of_features = (
+        (rows @ weights + biases, np.linalg.norm((rows - origin) @ null, axis=1))
+        for rows in (train, features)
+    )
+    alpha = of_train[0].max(axis=1).mean() / of_train[1].mean()
+    return alpha * of_features[1] - scipy.special.logsumexp(of_features[0], axis=1)
+
+
+@pytest.mark.parametrize("dimensions", [None, 0, 2, 11])
+def test_virtual_logit_equals_openoods(dimensions, monkeypatch):
+    rng = np.random.default_rng(0)
+    weights, biases = rng.normal(size=(12, 7)), rng.normal(size=7)
+    train = rng.normal(size=(300, 12)) * np.linspace(0.1, 3, 12)
+    features = rng.normal(size=(40, 12))
+    arrays = {
+        "train_features": train,
+        "train_class_logits": train @ weights + biases,
+        "weights": weights,
+        "biases": biases,
+    }
+    expected = by_openood(features, train, weights, biases, 6 if dimensions is None else dimensions)
+    for numbers in (2**23, 100):
+        monkeypatch.setattr(ood_scores, "_MAX_NUMBERS", numbers)
+        scores = ood_scores.virtual_logit(
+            features, features @ weights + biases, **arrays, dimensions=dimensions
+        )
+        np.testing.assert_allclose(scores, expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -156,6 +205,14 @@ def test_scores_do_not_depend_on_blocks(codes, monkeypatch):
         (
             lambda: ood_scores.neighbor_distance(np.ones((2, 3)), np.ones((9, 3))),
             "k is from 1 to 9, the training images, not 50",
+        ),
+        (
+            lambda: virtual_logit(np.ones((2, 4)), np.ones((9, 3))),
+            "The classifier takes 3 numbers, the features have 4 and the training features 3",
+        ),
+        (
+            lambda: virtual_logit(np.ones((2, 3)), np.ones((9, 3)), dimensions=3),
+            "dimensions is from 0 to 2, not 3",
         ),
     ],
 )
