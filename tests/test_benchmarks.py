@@ -2,14 +2,20 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import cv2
+import jax
 import numpy as np
 import pytest
 from sklearn.datasets import make_blobs
 from sklearn.metrics.pairwise import cosine_similarity
+
+from llc_jax.experiment.evaluate import evaluate_again
+from llc_jax.experiment.run import run
+from tests.tiny import tree
 
 BENCHMARKS = pathlib.Path(__file__).parent.parent / "benchmarks"
 OPTIONS = (
@@ -96,3 +102,35 @@ def test_accelerator_script_goes_on_where_it_stopped(tmp_path):
         assert finished.stdout.count("done already") == (6 if done else 1)
     assert "x the network" in (tmp_path / "out" / "encode.log").read_text()
     assert (tmp_path / "out" / "runs" / "resnet18_0" / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_unknown_images(tmp_path, monkeypatch, capsys):
+    run(tree(data__held_out_classes=2), tmp_path / "run", jax.devices()[:1])
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    benchmark = importlib.import_module("unknown_images")
+    monkeypatch.setattr(benchmark.ood_baselines, "COUNTS", (50, 100))
+    arguments = ["run", "--near", "held=unseen", "--synthetic", "--reencode", "8"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["unknown_images.py", *arguments, "--test", "100"])
+    benchmark.main()
+    printed = capsys.readouterr().out
+    report = json.loads(printed.splitlines()[-1])
+    plain, coded = (report["scores"][name] for name in ("as they are", "re-encoded"))
+    assert list(plain["energy"]) == [
+        *("near/held", "near", "far/noise", "far/blur", "far/texture", "far"),
+        *("check/known, re-encoded", "check"),
+    ]
+    assert plain["energy"].keys() - coded["energy"].keys() == {"check/known, re-encoded", "check"}
+    scores = ("virtual_logit", "softmax_probability", "max_soft_logit", "nearest_distance")
+    assert plain.keys() >= set(scores)
+    for score in scores:
+        assert 0.4 < plain[score]["check"]["auroc"] < 0.6
+        assert abs(plain[score]["near"]["auroc"] - coded[score]["near"]["auroc"]) < 0.1
+    # Those that the run itself measures later are the same.
+    found = evaluate_again(tmp_path / "run", near=("held=unseen",), devices=jax.devices()[:1])
+    for score in ("max_soft_logit", "nearest_distance"):
+        assert found[f"ood/near/{score}/auroc"] == pytest.approx(plain[score]["near"]["auroc"])
+    assert re.search(r"as they are, \d{3} known images", printed)
+    assert list(report["comparisons"]) == ["near/held"]
+    assert "In figure 5, the tuned threshold reaches the codes' rule" in printed

@@ -8,7 +8,7 @@ import pytest
 from llc_jax.errors import InputError
 from llc_jax.estimator import LLC
 from llc_jax.experiment import image_size
-from llc_jax.experiment.config import bits_of, parse
+from llc_jax.experiment.config import OptimizerConfig, bits_of, parse
 from llc_jax.experiment.network import build_network
 from llc_jax.training.objectives import OBJECTIVES
 
@@ -74,6 +74,8 @@ def test_what_depends_on_the_bits_follows_them():
     for name, key, expected in [
         ("cifar100_20bit", "logit_scale", 32**-0.5),
         ("imagenet_20bit", "latent_std", (2 / 32) ** 0.5),
+        ("imagenet_ood", "latent_std", (2 / 32) ** 0.5),
+        ("cifar100_openood", "logit_scale", 32**-0.5),
         ("imagenet100_resnet50", "latent_std", (2 / 32) ** 0.5),
         ("embeddings_20bit", "logit_scale", 32**-0.5),
     ]:
@@ -134,6 +136,50 @@ def test_cifar100_retrieval_trains_every_method_at_every_length():
             assert bits_of(config, stage) == bits
             assert stage.init_from == (f"codebook_{bits}" if method == "llc" else "backbone")
     assert [name for name, stage in config.stages.items() if stage.whole_dataset] == ["backbone"]
+
+
+def test_openoods_benchmark_is_trained_as_there():
+    config = parse(load("cifar100_openood", "data").to_dict())
+    assert (config.batch_size, config.model["name"]) == (128, "resnet18_small")
+    linear = config.stages["linear"]
+    assert (linear.epochs, linear.init_from, linear.mixup) == (100, "scratch", 0.0)
+    assert linear.objective == {"name": "softmax", "label_smoothing": 0.0}
+    assert linear.optimizer == OptimizerConfig(
+        learning_rate=0.1,
+        schedule="cosine",
+        warmup_epochs=0.0,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+        codebook_rate=1.0,
+    )
+    assert config.data.augment == {"pad": 4, "flip": True}
+    folder = "data/benchmark_imglist/cifar100"
+    assert config.data.source == f"{folder}/train_cifar100.txt:data/images_classic"
+    assert config.data.eval_source == f"{folder}/test_cifar100.txt:data/images_classic"
+    names = {"near": ("cifar10", "tin"), "far": ("mnist", "svhn", "texture", "places365")}
+    assert config.ood.sources() == {
+        f"{group}/{name}": f"{folder}/test_{name}.txt:data/images_classic"
+        for group, sets in names.items()
+        for name in sets
+    }
+
+
+def test_imagenet_with_unknown_images_is_the_official_recipe_after_a_linear_classifier():
+    config, official = (
+        parse(load(name, "data").to_dict()) for name in ("imagenet_ood", "imagenet_20bit")
+    )
+    assert list(config.stages) == ["linear", "codebook", "instance"]
+    for name, stage in official.stages.items():
+        assert config.stages[name] == stage
+    linear, codebook = config.stages["linear"], official.stages["codebook"]
+    assert (linear.epochs, linear.optimizer) == (codebook.epochs, codebook.optimizer)
+    assert linear.objective == {"name": "softmax", "label_smoothing": 0.1}
+    assert config.data.source == "data/imagenet"
+    assert config.ood.sources() == {
+        "near/imagenet750": "data/imagenet750",
+        "far/places365": "data/places365_val.txt:data/val_256",
+    }
 
 
 def test_the_argument_may_be_a_file_of_embeddings():
