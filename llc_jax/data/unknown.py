@@ -1,7 +1,7 @@
 """Sets of unknown images, of no class that is trained, opened by their names.
 
 A set is a dataset, as `splits.open_source` opens it, of whose classes nothing is asked; of one
-that is split, its evaluation images. Two more are at hand in every run: `unseen`, the
+that is split, its evaluation images. Others are at hand without further data: `unseen`, the
 evaluation images of the classes that are held out of training, and `synthetic:KIND`, images
 that are made of the evaluation images; see `synthetic.KINDS`.
 """
@@ -12,7 +12,7 @@ from llc_jax.data import synthetic
 from llc_jax.data.pipeline import Images, Streamed
 from llc_jax.data.sources import Source
 from llc_jax.data.splits import Splits, open_source
-from llc_jax.data.transforms import Crop
+from llc_jax.data.transforms import Crop, Transform
 from llc_jax.data.vectors import Vectors, VectorSource
 from llc_jax.errors import InputError
 from llc_jax.options import choose
@@ -48,7 +48,7 @@ def open_unknown(
     return images
 
 
-def _open(name: str, source: str, splits: Splits, crop: Crop) -> tuple[Source, Crop]:
+def _open(name: str, source: str, splits: Splits, crop: Crop) -> tuple[Source, Transform]:
     """Returns the images of a set, and how each is made ready."""
     if source == UNSEEN:
         if splits.unseen is None:

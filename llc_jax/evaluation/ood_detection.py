@@ -11,7 +11,7 @@ from llc_jax.evaluation.gathering import gather
 from llc_jax.models.heads import Output
 
 Batches = Iterable[dict[str, jax.Array]]
-# The training images of which the distances to the nearest are taken, at most.
+# The most training images with which others are compared.
 MAX_TRAIN = 2**17
 # Which of the nearest training images is the distance to.
 _NEIGHBOR = 50

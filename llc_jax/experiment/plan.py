@@ -217,6 +217,9 @@ def _plan(
         f"{jax.default_backend()}",
         f"{config.model['name']}, {describe_input(config)}",
     ]
+    if dataset.unknown:
+        sizes = (f"{name} {len(i.labels):,}" for name, i in dataset.unknown.items())
+        summary.append(f"unknown images: {', '.join(sizes)}")
     lengths = {
         stage.num_bits for stage in stages if stage.head == "codebook" or stage.fixed_codebook
     }

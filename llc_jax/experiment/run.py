@@ -102,6 +102,7 @@ def _run_plan(plan: Plan, log: RunLog, stop_request: StopRequest) -> dict[str, f
 def _count_damaged(dataset: Dataset) -> dict[str, int]:
     """Returns how many images any process has skipped since the run was started."""
     images = {"train": dataset.train, "evaluation": dataset.evaluation}
+    images |= {f"unknown/{name}": split for name, split in dataset.unknown.items()}
     if dataset.without_protocol is not None:
         images["whole_train"] = dataset.without_protocol.train
         images["whole_evaluation"] = dataset.without_protocol.evaluation

@@ -1,6 +1,7 @@
 import csv
 import json
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -90,6 +91,24 @@ def test_sets_can_be_measured_later(measured, capsys):
         run(config(ood=SETS | {"near": ("held=unseen", "x=digits")}), measured)
     assert cli.main(["eval", str(measured), "--near", "x=none.zip"]) == 2
     assert "set near/x of unknown images: There is no data at" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_damaged_unknown_images_are_named_or_skipped_and_counted(tmp_path):
+    for name, content in (("a", b"no image"), ("b", None), ("c", None)):
+        path = tmp_path / "set" / "x" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((9, 9, 3), 99, np.uint8))
+        path.write_bytes(content or path.read_bytes())
+    stages = {"linear": tree()["stages"]["linear"] | {"epochs": 1}}
+    changed = tree(stages=stages, ood={"far": (f"mine={tmp_path / 'set'}",)})
+    with pytest.raises(InputError, match=r"x/a.png .*on_error=skip it is left out"):
+        run(changed, tmp_path / "run", jax.devices()[:1])
+    changed["data"]["on_error"] = "skip"
+    results = run(changed, tmp_path / "run", jax.devices()[:1])
+    assert results["data/damaged_unknown/far/mine"] == 1
+    # The two that are left are the same: each metric has one of two tied images.
+    assert 0 < results["ood/far/energy/auroc"] < 1
 
 
 @pytest.mark.slow
