@@ -122,6 +122,31 @@ def hidden_layers(config: ConfigDict, *widths: int, dropout: float) -> None:
         stage.head.hidden, stage.head.dropout = widths, dropout
 
 
+def separability(config: ConfigDict, epochs: int, optimizer: ConfigDict, *last_blocks: int) -> None:
+    """Adds the stages that tell what a backbone separates, linearly or by Hamming distances.
+
+    `probe` is a linear classifier of the frozen features of `instance`; `projection` learns the
+    codes of the classes on those of `linear`; `last_<n>` does too, and trains the last n blocks.
+    On features, epochs take seconds, so there are many.
+
+    Args:
+      config: whose stages are `linear`, `codebook` and `instance`.
+      epochs: of the stages that train blocks.
+      optimizer: of these.
+      last_blocks: their numbers n.
+    """
+    on_features = {"epochs": 20, "optimizer": adamw(1e-2, weight_decay=0.0)}
+    config.stages.probe = linear(**on_features)
+    config.stages.probe.init_from = "instance"
+    config.stages.projection = instance(**on_features, init_from="linear")
+    for stage in (config.stages.probe, config.stages.projection):
+        stage.trainable_blocks = 0
+    for count in last_blocks:
+        stage = instance(epochs, optimizer, init_from="linear")
+        stage.trainable_blocks = count
+        config.stages[f"last_{count}"] = stage
+
+
 def linear(epochs: int, optimizer: ConfigDict, *, label_smoothing: float = 0.0) -> ConfigDict:
     """Returns the linear baseline: a linear classifier of the features."""
     objective = {"name": "softmax", "label_smoothing": label_smoothing}

@@ -13,8 +13,10 @@ import pytest
 from sklearn.datasets import make_blobs
 from sklearn.metrics.pairwise import cosine_similarity
 
+from llc_jax.codes.codebook import Codebook
 from llc_jax.experiment.evaluate import evaluate_again
 from llc_jax.experiment.run import run
+from llc_jax.weights import packages, pretrained
 from tests.tiny import tree
 
 BENCHMARKS = pathlib.Path(__file__).parent.parent / "benchmarks"
@@ -134,3 +136,40 @@ def test_unknown_images(tmp_path, monkeypatch, capsys):
     assert re.search(r"as they are, \d{3} known images", printed)
     assert list(report["comparisons"]) == ["near/held"]
     assert "In figure 5, the tuned threshold reaches the codes' rule" in printed
+
+
+def structure(monkeypatch, capsys, *arguments):
+    """The printed lines of the benchmark of the structure of codes, and its figures."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    importlib.import_module("structure").main(map(str, arguments))
+    lines = capsys.readouterr().out.splitlines()
+    return lines, json.loads(lines[-1])["figures"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_structure_of_the_codes_of_a_run(frozen, tmp_path, monkeypatch, capsys):
+    run(tree(frozen_backbone=frozen, report=False, num_bits=6), tmp_path / "run")
+    capsys.readouterr()
+    halves = tmp_path / "halves.json"
+    halves.write_text(json.dumps({"low": list("01234"), "high": list("56789")}))
+    lines, figures = structure(monkeypatch, capsys, tmp_path / "run", "--hierarchy", halves)
+    assert list(figures) == ["learnt", "svd", "cca", "random"]
+    assert sum(line.startswith("| ") for line in lines) == 6
+    learnt = Codebook.load(tmp_path / "run" / "instance" / "codebook.npz")
+    assert figures["learnt"]["unique"] == learnt.num_unique
+    for row in figures.values():
+        assert 0.4 < row["purity"] < 1
+        assert abs(row["spearman"]) <= 1
+    assert figures["svd"]["spearman"] > 0.2 > abs(figures["random"]["spearman"])
+
+
+@pytest.mark.slow
+def test_the_structure_of_a_pretrained_classifier(monkeypatch, capsys):
+    weights = np.random.default_rng(0).normal(size=(1000, 32)).astype(np.float32)
+    monkeypatch.setattr(packages, "find_weights", lambda name: name)
+    monkeypatch.setattr(pretrained, "read_state_dict", lambda path: {"_fc.weight": weights})
+    _, figures = structure(monkeypatch, capsys, "--imagenet", "--num-bits", 12)
+    assert list(figures) == ["svd", "random"]
+    assert figures["svd"].keys() == {"spearman", "unique"}
+    assert figures["svd"]["spearman"] > 0.2 > abs(figures["random"]["spearman"])

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.spatial.distance
 
 from llc_jax.errors import InputError
+from llc_jax.evaluation import wordnet
 from llc_jax.options import suggest
 
 # A class -> its superclass, or a superclass -> its classes.
@@ -30,7 +31,8 @@ def read(source: str | os.PathLike | Hierarchy, class_names: Sequence[str]) -> n
     Args:
       source: a JSON file or a dict, of each class to its superclass or of each superclass to
         the list of its classes; or a CSV file of `class,superclass` lines, with or without that
-        header. It may have more classes.
+        header; or `data.noun` of WordNet 3.0, for wnids, see `wordnet.superclasses`. It may have
+        more classes.
       class_names: L names.
 
     Returns:
@@ -41,6 +43,8 @@ def read(source: str | os.PathLike | Hierarchy, class_names: Sequence[str]) -> n
         superclasses or in two.
     """
     where = "The hierarchy" if isinstance(source, Mapping) else str(source)
+    if not isinstance(source, Mapping) and pathlib.Path(source).name == wordnet.FILE:
+        source = wordnet.superclasses(source, class_names)
     pairs = _pairs(source, where)
     superclass_of: dict[str, str] = {}
     for name, superclass in pairs:

@@ -59,6 +59,7 @@ def test_only_the_folder_config_leaves_a_choice_to_the_images(path):
         "cifar100_20bit",
         "cifar100_20bit_resnet18",
         "cifar100_retrieval",
+        "cifar100_separability",
         "folder_20bit",
         "folder_scratch_20bit",
         "imagenet100_alexnet",
