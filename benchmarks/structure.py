@@ -27,6 +27,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from llc_jax.codes.codebook import Codebook
+from llc_jax.errors import InputError
 from llc_jax.evaluation import structure
 from llc_jax.experiment import codebook_sources
 from llc_jax.experiment.extraction import on_features
@@ -46,7 +47,12 @@ def of_run(workdir: pathlib.Path) -> tuple[np.ndarray, dict[str, Codebook]]:
     """Returns the weights of a run's linear classifier, float32[L, d], and the codebooks."""
     stages = plan_run(read_config(workdir), workdir, make_mesh()).stages
     learnt = stages[-1].directory.load_codebook()
-    linear = next(stage for stage in stages if stage.head == "linear")
+    linear = next((stage for stage in stages if stage.head == "linear"), None)
+    if learnt is None or linear is None:
+        raise InputError(
+            f"The run in {workdir} has no linear stage, or ends with a stage without class codes: "
+            "give a run of the stages linear, codebook and instance."
+        )
     kernel = linear.trained_weights()["params"]["head"]["classifier"]["kernel"]
     if linear.frozen is not None:
         linear = on_features(linear, RunLog(workdir), StopRequest())

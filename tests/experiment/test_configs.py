@@ -65,6 +65,7 @@ def test_only_the_folder_config_leaves_a_choice_to_the_images(path):
         "imagenet100_alexnet",
         "imagenet100_resnet50",
         "imagenet_20bit",
+        "imagenet_separability",
     ],
 )
 def test_the_argument_is_the_data(name):
