@@ -13,6 +13,7 @@ from llc_jax.files import WriteFailed
 from llc_jax.options import choose, suggest
 from llc_jax.training.preemption import Stopped
 from llc_jax.training.process import Process
+from llc_jax.training.roll_call import NotConnected
 
 # How Python begins to say that a value is of another kind, and the kind.
 _KINDS = {
@@ -34,12 +35,18 @@ _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "eval"], "Whether to train, or to evaluate what is trained."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0 of several; `auto` asks the cluster (TPU, Slurm)."
+    "coordinator",
+    None,
+    "host:port of process 0 of several; `auto` for what a TPU pod, GKE, Slurm or Open MPI tell; "
+    "`none` for one of their processes that is to train alone.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is.")
 _TIMEOUT = flags.DEFINE_integer(
     "initialization_timeout", 60, "Seconds to wait for the other processes.", lower_bound=1
+)
+_PLATFORM = flags.DEFINE_enum(
+    "platform", None, ["cpu", "gpu", "tpu"], "The devices that are meant; by default any."
 )
 
 
@@ -51,14 +58,17 @@ def main(_: list[str], process: Process) -> None:
     config_file = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = _WORKDIR.value or pathlib.Path("runs") / _path(config_file).stem
     try:
-        process.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value)
+        process.join(
+            *(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value),
+            *(_TIMEOUT.value, _PLATFORM.value),
+        )
         _run(_MODE.value, _values(_CONFIG.value), workdir, process)
         process.finish()
     except Stopped as stopped:
         process.end(128 + stopped.signal, str(stopped))
     except InputError as error:
         process.fail(2, str(error))
-    except ReadersFailed as error:
+    except (ReadersFailed, NotConnected) as error:
         process.fail(1, str(error))
     except Exception as error:
         process.crash(error)

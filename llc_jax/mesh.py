@@ -1,6 +1,7 @@
 """The devices of a run: one mesh axis, `data`, over which batches are split; its processes."""
 
 import json
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,6 +34,42 @@ def with_sharding(abstract: Any, sharding: Sharding) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
     )
+
+
+def choose_platform(platform: str | None) -> None:
+    """Keeps JAX to the CPU, where that is meant; other devices it finds by itself."""
+    if platform == "cpu":
+        jax.config.update("jax_platforms", platform)
+
+
+def check_platform(platform: str | None) -> None:
+    """Refuses to go on with other devices than those that are meant.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu"; None for any.
+
+    Raises:
+      InputError: if JAX finds no such devices.
+    """
+    if platform is None:
+        return
+    try:
+        found = jax.default_backend()
+    except RuntimeError as error:
+        found = str(error).strip().splitlines()[0].rstrip(".")
+    if found != platform:
+        raise InputError(
+            f"Devices of the platform {platform} are meant, but on {socket.gethostname()} JAX has "
+            f"none: {found}. Install JAX for it, free the devices if another process has them, or "
+            "choose another --platform."
+        )
+
+
+def describe_devices() -> str:
+    """Says how many devices this process has, how many all have, and of which kind."""
+    local = jax.local_device_count()
+    kind = jax.local_devices()[0].device_kind
+    return f"{local} of {jax.device_count()} devices, {kind}, on {socket.gethostname()}"
 
 
 def from_first_process(compute: Callable[[], list[str]]) -> list[str]:

@@ -43,12 +43,14 @@ def start(
     return subprocess.Popen([*command, *flags], cwd=cwd, env=environment, **PIPES)
 
 
-def start_pair(workdir, *arguments, **options):
-    """Starts the program in two processes of one run."""
-    cluster = [f"--coordinator={free_address()}", "--num_processes=2"]
+def start_several(count, workdir, *arguments, **options):
+    """Starts the program in so many processes of one run; one is not told of others."""
+    if count == 1:
+        return [start(workdir, *arguments, **options)]
+    cluster = [f"--coordinator={free_address()}", f"--num_processes={count}"]
     return [
         start(workdir, *cluster, f"--process_id={index}", *arguments, **options)
-        for index in range(2)
+        for index in range(count)
     ]
 
 

@@ -26,7 +26,8 @@ runpy.run_module("llc_jax.main", run_name="__main__")
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_while_it_is_imported(tmp_path, number):
-    process = start(tmp_path / "run", "--coordinator=localhost:9")
+    cluster = ["--coordinator=localhost:9", "--num_processes=2", "--process_id=1"]
+    process = start(tmp_path / "run", *cluster)
     wait_until_signals_are_caught(process)
     process.send_signal(number)
     out, err = finish(process, status=128 + number, timeout=10)

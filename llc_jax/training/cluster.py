@@ -9,9 +9,9 @@ from collections.abc import Callable
 import jax
 from jax.experimental import multihost_utils
 
-from llc_jax.errors import InputError
 from llc_jax.training.lifelines import Lifelines, relay
-from llc_jax.training.roll_call import call_roll
+from llc_jax.training.roll_call import NotConnected, call_roll
+from llc_jax.training.schedulers import Job
 
 # The keys in JAX's coordination service.
 _NOTICE, _EVENTS, _PARTING = "llc_jax/notice", "llc_jax/events", "llc_jax/parting"
@@ -20,19 +20,11 @@ _LISTENING_SECONDS, _AGREEING_SECONDS = 3600, 60
 _SIGNS_OF_LOSS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "Gloo", "NCCL")
 
 
-def join(
-    coordinator: str | None,
-    num_processes: int | None,
-    process_id: int | None,
-    timeout: int,
-    on_loss: Callable[[str], None],
-) -> "Cluster | None":
+def join(job: Job, timeout: int, on_loss: Callable[[str], None]) -> "Cluster | None":
     """Connects the processes of a run.
 
     Args:
-      coordinator: host:port of process 0; "auto" asks the cluster; None for a single process.
-      num_processes: how many there are, None if the cluster knows.
-      process_id: which of them this one is, None if the cluster knows.
+      job: which processes there are.
       timeout: seconds to wait for the others.
       on_loss: called from another thread, with a message, where a process is lost.
 
@@ -40,41 +32,33 @@ def join(
       The cluster, or None for a single process.
 
     Raises:
-      InputError: if the arguments do not fit each other, or those of other processes, or if
-        a process does not come in time.
+      InputError: if the processes were told different things.
+      NotConnected: if one does not come in time.
     """
-    address, lifelines, options = None, Lifelines({}), {}
-    flags = {"--num_processes": num_processes, "--process_id": process_id}
-    if coordinator is None:
-        if named := [name for name, value in flags.items() if value is not None]:
-            raise InputError(
-                f"{named[0]} needs --coordinator: the HOST:PORT of process 0, or auto."
-            )
+    connections = call_roll(job.coordinator, job.num_processes, job.process_id, timeout)
+    if job.num_processes == 1:
         return None
-    if coordinator != "auto":
-        if missing := [name for name, value in flags.items() if value is None]:
-            raise InputError(
-                f"--coordinator={coordinator} needs {' and '.join(missing)}; only "
-                "--coordinator=auto finds them by itself."
-            )
-        lifelines = Lifelines(call_roll(coordinator, num_processes, process_id, timeout))
-        lifelines.watch(lambda process: on_loss(_lost(f"Process {process}")))
-        address = relay(coordinator) if process_id else coordinator
-        # JAX ends all processes of a machine that has slept; lifelines tell sleep from death.
-        options = {"heartbeat_timeout_seconds": _LISTENING_SECONDS}
+    lifelines = Lifelines(connections)
+    lifelines.watch(lambda process, *how: on_loss(_lost(f"Process {process}", *how)))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Its handler would take SIGTERM; it knows of neither SIGINT nor what is not training.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            address, num_processes, process_id, initialization_timeout=timeout, **options
+            relay(job.coordinator) if job.process_id else job.coordinator,
+            job.num_processes,
+            job.process_id,
+            local_device_ids=job.devices,
+            cluster_detection_method="deactivate",  # It would give each process one GPU.
+            initialization_timeout=timeout,
+            # JAX ends all processes of a machine that has slept; lifelines tell sleep from death.
+            heartbeat_timeout_seconds=_LISTENING_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
-        raise InputError(
-            f"--coordinator={coordinator}: the processes cannot be connected ({_reason(error)})."
+        raise NotConnected(
+            f"The processes cannot be connected at {job.coordinator} ({_reason(error)})."
         ) from error
-    state = multihost_utils.distributed.global_state
-    return Cluster(lifelines, on_loss) if state.num_processes > 1 else None
+    return Cluster(lifelines, on_loss)
 
 
 class Cluster:
@@ -126,7 +110,7 @@ class Cluster:
                 elif "failure" in notice:
                     on_failure(notice["status"], notice["failure"])
             except jax.errors.JaxRuntimeError as error:
-                self._on_loss(_lost("Another process", error))
+                self._on_loss(_lost("Another process", cause=_reason(error)))
 
         threading.Thread(target=wait, name="notices", daemon=True).start()
 
@@ -134,7 +118,7 @@ class Cluster:
         """Says that a process is lost, if that is why JAX raised an error; None otherwise."""
         raised_by_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
         is_loss = raised_by_jax and any(word in str(error) for word in _SIGNS_OF_LOSS)
-        return _lost("Another process", error) if is_loss else None
+        return _lost("Another process", cause=_reason(error)) if is_loss else None
 
     def latest(self, events: int) -> int:
         """Returns the greatest number of events that any process has counted."""
@@ -176,11 +160,11 @@ class Cluster:
                     raise
 
 
-def _lost(process: str, error: Exception | None = None) -> str:
-    reason = f" ({_reason(error)})" if error else ""
+def _lost(process: str, host: str = "", cause: str = "") -> str:
+    place, reason = host and f" at {host}", cause and f" ({cause})"
     return (
-        f"{process} of the run has ended, or cannot be reached{reason}. Start all again: the "
-        "same commands continue from the last checkpoint."
+        f"{process}{place} of the run has ended, or cannot be reached{reason}. Start all again: "
+        "the same commands continue from the last checkpoint."
     )
 
 

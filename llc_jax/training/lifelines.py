@@ -5,6 +5,7 @@ later, and end the others in compiled code, with its log in place of a sentence.
 """
 
 import contextlib
+import os
 import selectors
 import socket
 import threading
@@ -25,6 +26,7 @@ class Lifelines:
 
     def __init__(self, connections: Mapping[int, socket.socket]):
         self._connections = connections
+        self._hosts = {process: _host(connection) for process, connection in connections.items()}
         for connection in connections.values():
             connection.settimeout(None)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -32,11 +34,12 @@ class Lifelines:
                 if hasattr(socket, name):  # The system's own patience is hours.
                     connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
-    def watch(self, on_loss: Callable[[int], None]) -> None:
+    def watch(self, on_loss: Callable[[int, str, str], None]) -> None:
         """Watches them in a thread of its own.
 
         Args:
-          on_loss: called with the id of each process that ends without a goodbye.
+          on_loss: called with the id of each process that ends without a goodbye, its address,
+            and how that was noticed.
         """
         arguments = (on_loss,)
         threading.Thread(target=self._watch, args=arguments, name="lifelines", daemon=True).start()
@@ -47,22 +50,28 @@ class Lifelines:
             with contextlib.suppress(OSError):
                 connection.sendall(_GOODBYE)
 
-    def _watch(self, on_loss: Callable[[int], None]) -> None:
+    def _watch(self, on_loss: Callable[[int, str, str], None]) -> None:
         with selectors.DefaultSelector() as selector:
             for process, connection in self._connections.items():
                 selector.register(connection, selectors.EVENT_READ, process)
             while selector.get_map():
                 for key, _ in selector.select():
                     selector.unregister(key.fileobj)
-                    if not _hears_goodbye(key.fileobj):
-                        on_loss(key.data)
+                    if cause := _cause_of_end(key.fileobj):
+                        on_loss(key.data, self._hosts[key.data], cause)
 
 
-def _hears_goodbye(connection: socket.socket) -> bool:
+def _cause_of_end(connection: socket.socket) -> str:
+    """Says why a connection has ended, "" after a goodbye."""
     try:
-        return connection.recv(1) == _GOODBYE
-    except OSError:
-        return False
+        return "" if connection.recv(1) == _GOODBYE else "its connection was closed"
+    except OSError as error:
+        return os.strerror(error.errno)
+
+
+def _host(connection: socket.socket) -> str:
+    """The address of the other end."""
+    return connection.getpeername()[0].removeprefix("::ffff:")
 
 
 def relay(address: str) -> str:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from llc_jax.data.prefetch import kill_workers
 from llc_jax.training.preemption import StopRequest, catch_for_good, ignore_for_good
+from llc_jax.training.schedulers import resolve
 
 _STOPPED = "Stopped by {}: the same command continues from what is saved."
 # Seconds to wait for the other processes, after a signal and after an error.
@@ -36,16 +37,45 @@ class Process:
         self._last_word, self._status = threading.RLock(), 1
         catch_for_good(self._receive)
 
-    def join(self, *arguments: str | int | None) -> None:
-        """Joins the other processes; the arguments are those of `cluster.join`."""
-        from llc_jax.training import cluster
+    def join(
+        self,
+        coordinator: str | None,
+        num_processes: int | None,
+        process_id: int | None,
+        timeout: int,
+        platform: str | None = None,
+    ) -> None:
+        """Joins the other processes, if there are any, and says which devices there are.
 
-        self._cluster = cluster.join(*arguments, on_loss=self._follow_loss)
+        Args:
+          coordinator, num_processes, process_id: as `schedulers.resolve` takes them.
+          timeout: seconds to wait for the others.
+          platform: "cpu", "gpu" or "tpu", the devices that are meant; None for those of the
+            scheduler, or whichever there are.
+
+        Raises:
+          InputError: if the processes were told different things, or there are other devices than
+            those meant.
+          NotConnected: if another process does not come in time.
+        """
+        job = resolve(coordinator, num_processes, process_id)
+        platform = platform or (job and job.platform)
+        from llc_jax import mesh
+
+        mesh.choose_platform(platform)
+        if job is not None:
+            from llc_jax.training import cluster
+
+            self._cluster = cluster.join(job, timeout, on_loss=self._follow_loss)
         if self._cluster is not None:
             self.stop_request.join(self._cluster)
             self._cluster.listen(
                 on_signal=self.stop_request.follow, on_failure=self._follow_failure
             )
+        mesh.check_platform(platform)
+        if self._cluster is not None:
+            place = f"Process {job.process_id} of {job.num_processes}"
+            print(f"{place}: {mesh.describe_devices()}", flush=True)
 
     def finish(self) -> None:
         """Leaves the other processes when the run is finished in all; nothing stops it now.

@@ -18,6 +18,10 @@ _PAUSE = 0.2  # Seconds between attempts to reach process 0.
 _LINE_BYTES = 4096  # More than any message has.
 
 
+class NotConnected(RuntimeError):
+    """The processes of a run do not find each other; started again, they may."""
+
+
 def call_roll(
     address: str, num_processes: int, process_id: int, timeout: float
 ) -> dict[int, socket.socket]:
@@ -34,8 +38,9 @@ def call_roll(
       others, by their ids, and that of another to process 0.
 
     Raises:
-      InputError: if a process does not come in time, was told another number of processes,
-        or has the id of another; in all processes that have come.
+      InputError: if a process was told another number of processes, or has the id of another; in
+        all processes that have come.
+      NotConnected: in them, if another does not come in time; or if process 0 cannot listen.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -61,16 +66,16 @@ def _answer(port: int, num_processes: int, timeout: float) -> dict[int, socket.s
     present: dict[int, socket.socket] = {}
     # The port is free for JAX as soon as nothing listens there.
     with _listen(port) as server, contextlib.ExitStack() as stack:
-        refusal = None
-        while refusal is None and len(present) < num_processes - 1:
+        refusal, absence = None, None
+        while not (refusal or absence) and len(present) < num_processes - 1:
             server.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 caller, _ = server.accept()
             except TimeoutError:
-                refusal = _absence(range(1, num_processes), present, num_processes, timeout)
+                absence = _absence(range(1, num_processes), present, num_processes, timeout)
                 break
             report = _receive(caller, timeout=5.0)
-            if report is None:
+            if report is None or report.keys() != {"process_id", "num_processes"}:
                 caller.close()
                 continue
             stack.enter_context(caller)
@@ -78,9 +83,8 @@ def _answer(port: int, num_processes: int, timeout: float) -> dict[int, socket.s
             # A caller who is refused hears why, too.
             present[-1 if refusal else report["process_id"]] = caller
         for caller in present.values():
-            _send(caller, {"refusal": refusal})
-        if refusal:
-            raise InputError(refusal)
+            _send(caller, {"refusal": refusal, "absence": absence})
+        _check(refusal, absence)
         stack.pop_all()
         return present
 
@@ -94,7 +98,7 @@ def _report(host: str, port: int, report: dict[str, int], timeout: float) -> soc
             break
         except OSError as error:
             if time.monotonic() > deadline:
-                raise InputError(
+                raise NotConnected(
                     f"Process 0 was not found at --coordinator={host}:{port} within "
                     f"{timeout:g} s ({error.strerror or error}): start it, or wait longer with "
                     "--initialization_timeout."
@@ -105,15 +109,21 @@ def _report(host: str, port: int, report: dict[str, int], timeout: float) -> soc
         _send(caller, report)
         # Process 0 may have come later than this process, and waits as long.
         answer = _receive(caller, timeout=timeout + 10.0)
-        if answer is None:
-            raise InputError(
+        if answer is None or answer.keys() != {"refusal", "absence"}:
+            raise NotConnected(
                 f"What listens at --coordinator={host}:{port} is not process 0 of this run, or "
                 "has ended: choose a free port, and start all processes again."
             )
-        if answer["refusal"]:
-            raise InputError(answer["refusal"])
+        _check(**answer)
         stack.pop_all()
     return caller
+
+
+def _check(refusal: str | None, absence: str | None) -> None:
+    if refusal:
+        raise InputError(refusal)
+    if absence:
+        raise NotConnected(absence)
 
 
 def _listen(port: int) -> socket.socket:
@@ -122,7 +132,7 @@ def _listen(port: int) -> socket.socket:
     try:
         return socket.create_server(("", port), family=family, dualstack_ipv6=dual)
     except OSError as error:
-        raise InputError(
+        raise NotConnected(
             f"Process 0 cannot listen at port {port} of --coordinator "
             f"({os.strerror(error.errno)}): choose a free port."
         ) from error
@@ -158,7 +168,7 @@ def _send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 
 def _receive(connection: socket.socket, timeout: float) -> dict[str, Any] | None:
-    """Returns a message, None if the other side closes or says something else."""
+    """Returns a message, None if the other side closes, is silent or says something else."""
     connection.settimeout(timeout)
     try:
         with connection.makefile("rb") as file:

@@ -17,11 +17,11 @@ def connected():
 def test_only_an_end_without_a_goodbye_is_a_loss():
     lost = queue.Queue()
     with connected() as (mine, theirs), connected() as (my_other, their_other):
-        Lifelines({1: mine, 2: my_other}).watch(lost.put)
+        Lifelines({1: mine, 2: my_other}).watch(lambda *loss: lost.put(loss))
         Lifelines({0: theirs}).say_goodbye()
         theirs.close()
         their_other.close()
-        assert lost.get(timeout=5) == 2
+        assert lost.get(timeout=5) == (2, "127.0.0.1", "its connection was closed")
     assert lost.empty()
 
 

@@ -1,11 +1,13 @@
 import concurrent.futures
+import contextlib
 import socket
 import threading
+import time
 
 import pytest
 
 from llc_jax.errors import InputError
-from llc_jax.training.roll_call import call_roll
+from llc_jax.training.roll_call import NotConnected, call_roll
 from tests.processes import free_address
 
 
@@ -15,7 +17,7 @@ def call(address, *processes, timeout=2.0):
     def heard(process):
         try:
             return call_roll(address, *process, timeout)
-        except InputError as error:
+        except (InputError, NotConnected) as error:
             return str(error)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -70,17 +72,51 @@ def test_an_address_has_a_host_and_a_port(address):
     assert heard == f"--coordinator={address} is no address: give HOST:PORT of process 0, or auto."
 
 
-def test_a_port_that_is_in_use_and_a_stranger_at_it():
+@pytest.mark.parametrize("said", [b"\x00\x00\x12\x04\x00\n", b"{}\n"])
+def test_a_port_that_is_in_use_and_a_stranger_at_it(said):
     with socket.create_server(("", 0)) as other:
         address = f"localhost:{other.getsockname()[1]}"
 
         def answer():
             caller, _ = other.accept()
             with caller:
-                caller.sendall(b"\x00\x00\x12\x04\x00\n")
+                caller.sendall(said)
 
         threading.Thread(target=answer, daemon=True).start()
         (heard,) = call(address, (2, 1))
         assert heard.startswith(f"What listens at --coordinator={address} is not process 0")
         (heard,) = call(address, (2, 0))
         assert "(Address already in use): choose a free port." in heard
+
+
+def test_strangers_who_call_are_not_processes():
+    address = free_address()
+    port = int(address.rpartition(":")[2])
+
+    def disturb(message):
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                with socket.create_connection(("localhost", port), timeout=1) as caller:
+                    caller.sendall(message)
+                return
+            time.sleep(0.02)
+
+    strangers = [
+        threading.Thread(target=disturb, args=(message,))
+        for message in (b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"[1]\n", b"")
+    ]
+    for stranger in strangers:
+        stranger.start()
+
+    def come_late():
+        for stranger in strangers:
+            stranger.join()
+        return call(address, (2, 1))
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        late = pool.submit(come_late)
+        (heard,) = call(address, (2, 0), timeout=20.0)
+        (answer,) = late.result()
+    assert (sorted(heard), sorted(answer)) == ([1], [0])
+    heard[1].close()
+    answer[0].close()
