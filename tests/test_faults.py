@@ -86,22 +86,20 @@ def two_hosts():
     def ip(*arguments):
         return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True)
 
-    try:
-        for name in names:
-            ip("netns", "add", name)
-        ends = ("type", "veth", "peer", "name", "cable", "netns", names[1])
-        ip("link", "add", "cable", "netns", names[0], *ends)
-        for index, name in enumerate(names, start=1):
-            ip("-n", name, "address", "add", f"10.99.0.{index}/24", "dev", "cable")
-            ip("-n", name, "link", "set", "cable", "up")
-            ip("-n", name, "link", "set", "lo", "up")
+    with contextlib.ExitStack() as stack:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+                stack.callback(ip, "netns", "delete", name)
+            ends = ("type", "veth", "peer", "name", "cable", "netns", names[1])
+            ip("link", "add", "cable", "netns", names[0], *ends)
+            for index, name in enumerate(names, start=1):
+                ip("-n", name, "address", "add", f"10.99.0.{index}/24", "dev", "cable")
+                ip("-n", name, "link", "set", "cable", "up")
+                ip("-n", name, "link", "set", "lo", "up")
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no network namespaces can be made here: {error}")
         yield names
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no network namespaces can be made here: {error}")
-    finally:
-        for name in names:
-            with contextlib.suppress(OSError, subprocess.CalledProcessError):
-                ip("netns", "delete", name)
 
 
 @pytest.mark.slow
