@@ -1,13 +1,13 @@
 """A trained model: images or embeddings -> codes -> classes."""
 
+import collections
 import concurrent.futures
-import dataclasses
 import functools
+import hashlib
 import itertools
 import os
-import pathlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,8 @@ import numpy as np
 from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
 from llc_jax.compiling import jit_network
-from llc_jax.data.stores import read_image
+from llc_jax.data.prefetch import ReadersFailed
+from llc_jax.data.readers import EmbeddingReader, ImageReader, Inputs, Reader
 from llc_jax.data.transforms import Crop
 from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
@@ -30,24 +31,26 @@ from llc_jax.experiment.workdir import find_stage
 from llc_jax.mesh import batch_sharding, make_mesh, replicated_sharding
 from llc_jax.models.network import PureNetwork, Tree
 
-# What a model encodes: pixels, paths, or embeddings.
-Inputs = np.ndarray | Sequence[str | os.PathLike]
+# Batches that are read, or computed, at the same time, and those that wait for their turn.
+_AT_ONCE, _AHEAD = 2, 4
+# Seconds after which a batch that does not come is an error.
+_PATIENCE = 600.0
 
 
-class Reader(Protocol):
-    """Reads inputs for a network.
+class Part(NamedTuple):
+    """Code logits of some inputs of a group.
 
     Attributes:
-      batch_size: inputs that the network takes at once, at most.
+      group: what the group was called.
+      rows: which inputs of the group.
+      code_logits: float32[b, k]; those of an input with an error are NaN.
+      errors: of the inputs that cannot be read or encoded, by their index in the group.
     """
 
-    batch_size: int
-
-    def check(self, inputs: Inputs) -> None:
-        """Raises an InputError if the inputs are of another kind."""
-
-    def read(self, inputs: Inputs, rows: slice) -> tuple[np.ndarray, dict[int, InputError]]:
-        """Returns some of the inputs as the network takes them, and why which cannot be read."""
+    group: Any
+    rows: slice
+    code_logits: np.ndarray
+    errors: dict[int, InputError]
 
 
 class Model:
@@ -66,6 +69,7 @@ class Model:
         replicated, batched = replicated_sharding(mesh), batch_sharding(mesh)
         self.codebook = codebook
         self._devices, self._reader = mesh.size, reader
+        self._weights = jax.device_put(weights, replicated)
 
         def code_logits(weights: Tree, inputs: jax.Array) -> jax.Array:
             output = network.evaluate(weights["params"], weights["batch_stats"], inputs)
@@ -74,12 +78,29 @@ class Model:
         compiled = jit_network(
             code_logits, in_shardings=(replicated, batched), out_shardings=batched
         )
-        self._code_logits = functools.partial(compiled, jax.device_put(weights, replicated))
+        self._code_logits = functools.partial(compiled, self._weights)
 
     @property
     def num_bits(self) -> int:
         """k, the bits of a code."""
         return self.codebook.num_bits
+
+    @property
+    def kind(self) -> str:
+        """What it takes, `images` or `embeddings`."""
+        return self._reader.kind
+
+    def digest(self) -> str:
+        """Returns what identifies the model, 64 hexadecimal digits: models that make the same
+        codes have the same digest, wherever they are.
+        """
+        digest = hashlib.sha256(repr(self._reader).encode())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self._weights):
+            digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        digest.update(np.ascontiguousarray(self.codebook.packed, "<u4").tobytes())
+        digest.update("\0".join(self.codebook.class_names).encode())
+        return digest.hexdigest()
 
     def code_logits(
         self, inputs: Inputs, skip: Callable[[int, InputError], None] | None = None
@@ -99,8 +120,10 @@ class Model:
         """
         self._reader.check(inputs)
         logits = np.empty((len(inputs), self.num_bits), np.float32)
-        for rows, of_batch in self._batches(inputs, skip or _raise):
-            logits[rows] = of_batch
+        for part in self.stream([(None, inputs)]):
+            for row, error in part.errors.items():
+                (skip or _raise)(row, error)
+            logits[part.rows] = part.code_logits
         return logits
 
     def encode(self, inputs: Inputs) -> np.ndarray:
@@ -117,8 +140,10 @@ class Model:
         """
         self._reader.check(inputs)
         codes = np.empty((len(inputs), packing.num_words(self.num_bits)), np.uint32)
-        for rows, of_batch in self._batches(inputs, _raise):
-            codes[rows] = packing.pack(of_batch)
+        for part in self.stream([(None, inputs)]):
+            for row, error in part.errors.items():
+                _raise(row, error)
+            codes[part.rows] = packing.pack_on_host(part.code_logits)
         return codes
 
     def classify(self, inputs: Inputs, decoder: str = "mhd") -> tuple[np.ndarray, np.ndarray]:
@@ -160,23 +185,39 @@ class Model:
         labels, _ = decoders.make("radius", self.codebook, radius=radius)(self.encode(inputs))
         return np.asarray(labels) == decoders.REJECTED
 
-    def _batches(
-        self, inputs: Inputs, skip: Callable[[int, InputError], None]
-    ) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yields the code logits of some inputs at a time, and which these are.
+    def stream(self, groups: Iterable[tuple[Any, Inputs]]) -> Iterator[Part]:
+        """Yields the code logits of one group of inputs after the other, some at a time.
 
-        Two threads take turns: one reads while the devices work for the other.
+        Two threads take turns: one reads while the devices work for the other. A group is taken
+        when the devices come to it, so there may be more of them than fit into memory.
+
+        Args:
+          groups: pairs of any name for a group, and its images or embeddings.
+
+        Raises:
+          InputError: if the inputs of a group are of another form.
+          ReadersFailed: if a batch does not come in ten minutes.
         """
+        pending = collections.deque()
+        pool = concurrent.futures.ThreadPoolExecutor(_AT_ONCE)
+        try:
+            for group, inputs, rows in self._parts(groups):
+                future = pool.submit(self._of_batch, inputs, rows)
+                pending.append((group, inputs, rows, future))
+                if len(pending) > _AHEAD:
+                    yield _finish(*pending.popleft())
+            while pending:
+                yield _finish(*pending.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _parts(self, groups: Iterable[tuple[Any, Inputs]]) -> Iterator[tuple[Any, Inputs, slice]]:
+        """Yields the groups again, in parts of at most a batch."""
         size = self._reader.batch_size
-        starts = range(0, len(inputs), size)
-        parts = [slice(start, min(start + size, len(inputs))) for start in starts]
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            computed = pool.map(functools.partial(self._of_batch, inputs), parts)
-            for rows, (logits, errors) in zip(parts, computed, strict=True):
-                for row, error in errors.items():
-                    skip(rows.start + row, error)
-                    logits[row] = np.nan
-                yield rows, logits
+        for group, inputs in groups:
+            self._reader.check(inputs)
+            for start in range(0, len(inputs), size):
+                yield group, inputs, slice(start, min(start + size, len(inputs)))
 
     def _of_batch(self, inputs: Inputs, rows: slice) -> tuple[np.ndarray, dict[int, InputError]]:
         """Returns the code logits of some inputs, and what is wrong with which of them."""
@@ -189,81 +230,8 @@ class Model:
         for row in np.flatnonzero(~np.isfinite(logits).all(axis=1)):
             problem = f"The code logits of input {rows.start + row} are not finite: it has NaN or "
             errors.setdefault(int(row), InputError(problem + "inf, or too large numbers."))
-        return logits, errors
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageReader:
-    """Reads images for a network.
-
-    Attributes:
-      crop: makes uint8[size, size, 3] of an image.
-      batch_size: images that the network takes at once, at most.
-    """
-
-    crop: Crop
-    batch_size: int = 256
-
-    def check(self, images: np.ndarray | Sequence[str | os.PathLike]) -> None:
-        """Raises an InputError unless these are pixels or paths."""
-        if isinstance(images, np.ndarray):
-            if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-                raise InputError(
-                    "Images are uint8[N, H, W, 3] or paths, not "
-                    f"{images.dtype}{list(images.shape)}."
-                )
-        elif isinstance(images, str | os.PathLike):
-            raise InputError(f"Give a list of paths, not the single path {images}.")
-
-    def read(
-        self,
-        images: np.ndarray | Sequence[str | os.PathLike],
-        rows: slice,
-    ) -> tuple[np.ndarray, dict[int, InputError]]:
-        """Returns some images, uint8[b, size, size, 3]; black is one that cannot be read."""
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            read = list(pool.map(self._read, images[rows]))
-        errors = {row: image for row, image in enumerate(read) if isinstance(image, InputError)}
-        for row in errors:
-            read[row] = np.zeros((self.crop.size, self.crop.size, 3), np.uint8)
-        return np.stack(read), errors
-
-    def _read(self, image: np.ndarray | str | os.PathLike) -> np.ndarray | InputError:
-        """Returns uint8[size, size, 3], or the error of an image that cannot be read."""
-        if isinstance(image, np.ndarray):
-            return self.crop(image, "")
-        path = pathlib.Path(image)
-        try:
-            return self.crop(read_image(path), str(path))
-        except OSError as error:
-            return InputError(f"Cannot read the image {path}: {error.strerror}.")
-        except InputError as error:
-            return error
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbeddingReader:
-    """Reads embeddings for a network.
-
-    Attributes:
-      size: d, the numbers of an embedding.
-      batch_size: embeddings that the network takes at once, at most; a CPU is fastest where
-        they fit into its cache.
-    """
-
-    size: int
-    batch_size: int
-
-    def check(self, embeddings: np.ndarray) -> None:
-        """Raises an InputError unless these are embeddings of the size."""
-        kind, shape = getattr(embeddings, "dtype", None), getattr(embeddings, "shape", ())
-        if kind is None or kind.kind != "f" or len(shape) != 2 or shape[1] != self.size:
-            given = type(embeddings).__name__ if kind is None else f"{kind}{list(shape)}"
-            raise InputError(f"Embeddings are float[N, {self.size}], not {given}.")
-
-    def read(self, embeddings: np.ndarray, rows: slice) -> tuple[np.ndarray, dict[int, InputError]]:
-        """Returns some embeddings, float32[b, d]."""
-        return np.asarray(embeddings[rows], np.float32), {}
+        logits[list(errors)] = np.nan
+        return logits, {rows.start + row: error for row, error in errors.items()}
 
 
 def load(path: str | os.PathLike, num_bits: int | None = None) -> Model:
@@ -315,6 +283,18 @@ def _raise(index: int, error: InputError) -> None:
     """Ends at the first image that cannot be read."""
     del index
     raise error
+
+
+def _finish(group: Any, inputs: Inputs, rows: slice, future: concurrent.futures.Future) -> Part:
+    """Waits for a part of a group."""
+    try:
+        return Part(group, rows, *future.result(_PATIENCE))
+    except concurrent.futures.TimeoutError:
+        first = f"{inputs[rows.start]}" if not isinstance(inputs, np.ndarray) else rows.start
+        raise ReadersFailed(
+            f"Reading has stalled: the inputs from {first} on have not come within "
+            f"{_PATIENCE:.0f} s; the storage may hang. The same command begins again."
+        ) from None
 
 
 def _padded(count: int, devices: int, largest: int) -> int:

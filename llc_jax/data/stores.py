@@ -189,6 +189,10 @@ class Tar:
         """Lists the image files, as sorted paths inside the archive."""
         return sorted(filter(is_image, self._rows))
 
+    def members(self) -> list[str]:
+        """Lists all files, in the order of the archive."""
+        return list(self._rows)
+
     def read(self, name: str) -> bytes:
         """Returns the content of a file; may be called from several threads."""
         row = self._rows.get(name)

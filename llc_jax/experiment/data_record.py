@@ -10,6 +10,7 @@ import os
 import pathlib
 
 from llc_jax.data import embeddings, image_list, tfds
+from llc_jax.data import embeddings, tfds, webdataset
 from llc_jax.data.fingerprint import Fingerprint
 from llc_jax.data.splits import open_splits
 from llc_jax.errors import InputError
@@ -71,6 +72,8 @@ def locate(source: str) -> str:
     listed = image_list.find(source)
     if listed is not None:
         return image_list.locate(listed)
+    if webdataset.is_named(source):
+        return webdataset.locate(source)
     return os.path.realpath(os.path.expanduser(source))
 
 
@@ -80,6 +83,8 @@ def _may_exist(source: str) -> bool:
     listed = image_list.find(source)
     if listed is not None:
         return listed.path.exists()
+    if webdataset.is_named(source):
+        return webdataset.exists(source)
     return not os.path.isabs(source) or os.path.exists(source)
 
 
