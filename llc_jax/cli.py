@@ -58,12 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_training(subparsers)
 
-    encode = subparsers.add_parser("encode", help="write the codes of images to a file")
-    encode.add_argument("--out", required=True, type=pathlib.Path, help="the .npz file to write")
-    encode.add_argument(
-        "--logits", action="store_true", help="keep the code logits too: 4 bytes for each bit"
-    )
-    encode.set_defaults(command=commands.encode)
+    encode = _add_encoding(subparsers)
 
     classify = subparsers.add_parser("classify", help="tell the classes of images")
     classify.add_argument(
@@ -94,9 +89,42 @@ def _parser() -> argparse.ArgumentParser:
     _add_search(subparsers)
 
     for command in (encode, classify, detect):
-        _add_on_error(command)
-        _add_images(command)
+        _add_on_error(command, None if command is encode else "stop")
+        _add_images(command, "*" if command is encode else "+")
     return parser
+
+
+def _add_encoding(subparsers) -> argparse.ArgumentParser:
+    encode = subparsers.add_parser("encode", help="write the codes of images, or of a corpus")
+    encode.add_argument(
+        "--out",
+        required=True,
+        type=pathlib.Path,
+        help="the .npz file to write; with --shards, the folder",
+    )
+    encode.add_argument(
+        "--logits",
+        action="store_true",
+        help="keep the code logits too: 4 bytes for each bit; with --shards 2",
+    )
+    encode.add_argument(
+        "--shards",
+        nargs="+",
+        metavar="PATTERN",
+        help="a corpus: folders, .tar, .zip, .parquet of paths; or embeddings, .npy, .npz, "
+        ".parquet; with wildcards and braces, as 'photos-{000..099}.tar'",
+    )
+    encode.add_argument(
+        "--task",
+        metavar="i/n",
+        help="with --shards: do every n-th shard, from shard i on; by default what Slurm, MPI or "
+        "Ray Train say, or else all",
+    )
+    encode.add_argument(
+        "--decoder", help="with --shards: find the class of each image, as classify does, with mhd"
+    )
+    encode.set_defaults(command=commands.encode)
+    return encode
 
 
 def _add_training(subparsers) -> None:
@@ -138,13 +166,18 @@ def _add_evaluation(subparsers) -> None:
 
 def _add_search(subparsers) -> None:
     index = subparsers.add_parser("index", help="make an index of codes, to be searched")
-    index.add_argument("--codes", required=True, help="the .npz file that encode wrote")
+    index.add_argument("--codes", required=True, help="what encode wrote: a file, or a folder")
     index.add_argument("--out", required=True, help="the file to write")
     index.set_defaults(command=commands.index)
 
     search = subparsers.add_parser("search", help="find the images most like others")
-    search.add_argument("--index", required=True, help="what index wrote")
-    search.add_argument("--codes", help="the .npz file that it was made of: names the images")
+    search.add_argument(
+        "--index",
+        required=True,
+        action="append",
+        help="what index wrote; wildcards, braces and several --index name several",
+    )
+    search.add_argument("--codes", help="what it was made of: names the images")
     search.add_argument("--top", type=int, default=10, help="how many to find (10)")
     search.add_argument(
         "--rescore", action="store_true", help="order by the code logits, and print the scores"
@@ -159,6 +192,13 @@ def _add_search(subparsers) -> None:
 
 def _add_images(command: argparse.ArgumentParser) -> None:
     command.add_argument("images", nargs="+", metavar="IMAGES", help="images, folders or lists")
+def _add_images(command: argparse.ArgumentParser, nargs: str = "+") -> None:
+    command.add_argument(
+        "images",
+        nargs=nargs,
+        metavar="IMAGES",
+        help="image files, or folders; files of embeddings, for a run that was trained on some",
+    )
     command.add_argument("--run", required=True, help="workdir of a finished run")
 
 
@@ -194,12 +234,13 @@ def _add_conversions(subparsers) -> None:
     export.set_defaults(command=commands.export)
 
 
-def _add_on_error(command: argparse.ArgumentParser) -> None:
+def _add_on_error(command: argparse.ArgumentParser, default: str | None) -> None:
     command.add_argument(
         "--on-error",
         choices=["stop", "skip"],
-        default="stop",
-        help="stop at an image that cannot be read (the default), or skip and name it",
+        default=default,
+        help="stop at an image that cannot be read (the default), or skip and name it"
+        + ("; with --shards the default" if default is None else ""),
     )
 
 

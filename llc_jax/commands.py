@@ -1,10 +1,11 @@
 """What the commands of `llc` do. Heavy imports wait for the command that needs them."""
 
 import argparse
+import functools
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -45,26 +46,73 @@ What one can do with it:
 
 
 def encode(options: argparse.Namespace) -> None:
-    """Writes the codes of images to a file."""
+    """Writes the codes of images or embeddings to a file, or those of a corpus to a folder."""
+    if bool(options.shards) == bool(options.images):
+        raise InputError("Name what to encode: IMAGES, or --shards PATTERN.")
+    if options.shards:
+        _encode_corpus(options)
+        return
+    if options.task or options.decoder:
+        raise InputError("--task and --decoder are for --shards.")
     if options.out.suffix != ".npz":
         raise InputError(f"--out is an .npz file, not {options.out}.")
-    images = _image_paths(options.images)
+    files = _files(options.images)
     model = _load(options.run)
-    paths, logits = _code_logits(model, images, options.on_error)
-    codes = packing.to_little_endian(np.asarray(packing.pack(logits)))
-    arrays = {"codes": codes, "num_bits": model.num_bits, "paths": np.array(paths, np.str_)}
+    names, logits = _code_logits(model, files, options.on_error or "stop")
+    codes = packing.to_little_endian(packing.pack_on_host(logits))
+    arrays = {"codes": codes, "num_bits": model.num_bits, "paths": np.array(names, np.str_)}
     if options.logits:
         arrays["code_logits"] = logits.astype("<f4")
     with atomic_write(options.out) as temporary:
         np.savez(temporary, **arrays)
-    print(f"{len(paths)} codes of {model.num_bits} bits: {options.out}")
+    print(f"{len(names)} codes of {model.num_bits} bits: {options.out}")
+
+
+def _encode_corpus(options: argparse.Namespace) -> None:
+    """Writes the codes of a task's shards of a corpus."""
+    from llc_jax.corpus import encoding, inputs, progress, tasks
+
+    if options.out.suffix == ".npz":
+        raise InputError(f"With --shards, --out is a folder, not {options.out}.")
+    task = tasks.find(options.task)
+    model = _load(options.run)
+    shards = inputs.find(options.shards, model.kind)
+    corpus = encoding.Encoding(
+        model,
+        shards,
+        options.out,
+        logits=options.logits,
+        decoder=options.decoder,
+        skip=options.on_error != "stop",
+    )
+    numbers = task.shards(len(shards))
+    missing = corpus.missing(numbers)
+    print(
+        f"task {task}: {len(missing):,} of its {len(numbers):,} shards to do, of {len(shards):,} "
+        "in all",
+        flush=True,
+    )
+    with progress.show(model.kind, corpus.work(missing)) as shown:
+        counts = corpus.encode(missing, shown)
+    print(
+        f"task {task}: {counts.items:,} codes of {model.num_bits} bits in {counts.shards:,} files: "
+        f"{options.out}"
+    )
+    if damaged := corpus.damaged(numbers):
+        print(f"{damaged:,} {model.kind} could not be read and have no codes; the files name them.")
+    if counts.failed:
+        name, error = next(iter(counts.failed.items()))
+        raise InputError(
+            f"{len(counts.failed):,} shards could not be read and have no codes, {name} the first "
+            f"({error.rstrip('.')}): repair them, and the same command goes on."
+        )
 
 
 def classify(options: argparse.Namespace) -> None:
     """Prints the classes of images."""
     from llc_jax.decoding import decoders
 
-    images = _image_paths(options.images)
+    images = _files(options.images)
     model = _load(options.run)
     decode = decoders.make(options.decoder, model.codebook)
     paths, logits = _code_logits(model, images, options.on_error)
@@ -88,7 +136,7 @@ def detect(options: argparse.Namespace) -> None:
     from llc_jax.decoding import decoders
 
     hamming.check_radius(options.radius)
-    images = _image_paths(options.images)
+    images = _files(options.images)
     model = _load(options.run)
     paths, logits = _code_logits(model, images, options.on_error)
     labels, distances = map(np.asarray, decoders.make("mhd", model.codebook)(logits))
@@ -168,45 +216,48 @@ def export(options: argparse.Namespace) -> None:
 
 def index(options: argparse.Namespace) -> None:
     """Writes an index of codes."""
-    from llc_jax.search import export
+    from llc_jax.search import code_shards, export
     from llc_jax.search.index import HammingIndex
 
-    table = export.read(options.codes)
-    index = HammingIndex(table.num_bits)
-    index.add(table.codes, table.ids)
+    is_corpus = code_shards.is_folder(options.codes)
+    tables = code_shards.read_all(options.codes) if is_corpus else [export.read(options.codes)]
+    index = None
+    for table in tables:
+        index = HammingIndex(table.num_bits) if index is None else index
+        index.add(table.codes, table.ids)
     index.save(options.out)
     print(f"{len(index)} codes of {index.num_bits} bits: {options.out}")
 
 
 def search(options: argparse.Namespace) -> None:
     """Prints the images most like others."""
-    from llc_jax.search import export
-    from llc_jax.search.index import HammingIndex
+    from llc_jax.data import webdataset
+    from llc_jax.search.several import SeveralIndexes
 
     if options.oversample is not None and not options.rescore:
         raise InputError("--oversample is for --rescore: give both, or neither.")
-    index = HammingIndex.load(options.index)
-    item_paths = export.read(options.codes).paths if options.codes else None
-    if item_paths is not None and len(index) and index.ids.max() >= len(item_paths):
-        raise InputError(f"The index {options.index} was not made of {options.codes}.")
-    paths = _image_paths(options.images)
+    named = ", ".join(options.index)
+    index = SeveralIndexes.load([p for i in options.index for p in webdataset.expand(i)])
+    names_of = _names(options.codes, index, named) if options.codes else None
+    files = _files(options.images)
     model = _load(options.run)
     if model.num_bits != index.num_bits:
         raise InputError(
-            f"The index {options.index} has codes of {index.num_bits} bits, the run "
+            f"The index {named} has codes of {index.num_bits} bits, the run "
             f"{options.run} of {model.num_bits}: make the index with that run."
         )
-    logits = model.code_logits(paths)
+    paths, logits = _code_logits(model, files, None)
     if options.rescore:
         oversample = 4 if options.oversample is None else options.oversample
         distances, ids, scores = index.rescore(logits, options.top, oversample)
     else:
-        distances, ids = index.search(packing.pack(logits), options.top)
+        distances, ids = index.search(packing.pack_on_host(logits), options.top)
         scores = None
+    item_names = names_of(ids[distances >= 0]) if names_of else None
     rows = [
         {"image": path, "distance": int(distances[q, i]), "id": int(ids[q, i])}
         | ({} if scores is None else {"score": float(scores[q, i])})
-        | ({"path": item_paths[ids[q, i]]} if item_paths else {})
+        | ({"path": item_names[int(ids[q, i])]} if item_names else {})
         for q, path in enumerate(paths)
         for i in np.flatnonzero(distances[q] >= 0)
     ]
@@ -215,6 +266,25 @@ def search(options: argparse.Namespace) -> None:
         return
     found = [(row["image"], row["distance"], str(row.get("path", row["id"]))) for row in rows]
     _print_rows(found, "found", [row["score"] for row in rows] if options.rescore else None)
+
+
+def _names(codes: str, index, named: str) -> Callable[[np.ndarray], Mapping[int, str]]:
+    """Returns a function that gives the names of the items of an index by their ids.
+
+    Raises:
+      InputError: if it was made of other codes.
+    """
+    from llc_jax.search import code_shards, export
+
+    ids = index.ids
+    if len(np.unique(ids)) < len(ids):
+        raise InputError(f"Some items of {named} have the same id, and no name: leave --codes out.")
+    if code_shards.is_folder(codes):
+        return functools.partial(code_shards.keys, codes)
+    names = export.read(codes).paths
+    if names is not None and len(ids) and ids.max() >= len(names):
+        raise InputError(f"The index {named} was not made of {codes}.")
+    return lambda ids: {} if names is None else {i: names[i] for i in ids.tolist()}
 
 
 def prepare_imagenet(options: argparse.Namespace) -> None:
@@ -277,29 +347,46 @@ def _codebook(path: str) -> Codebook:
     return codebook
 
 
-def _code_logits(model, paths: list[str], on_error: str) -> tuple[list[str], np.ndarray]:
-    """Returns the paths of the images that can be read, and their code logits.
+def _code_logits(model, files: list[str], on_error: str | None) -> tuple[list[str], np.ndarray]:
+    """Returns the names of the inputs in files that can be read, and their code logits.
+
+    Args:
+      model: that encodes them.
+      files: images; or files of embeddings, for a model of these.
+      on_error: "stop" or "skip", what to do about an input that cannot be read; None to stop,
+        where the command has no such option.
 
     Raises:
-      InputError: if one cannot be read and `on_error` is "stop", or if none can.
+      InputError: if one cannot be read and is not skipped, or if none can.
     """
-    errors = {}
-    try:
-        logits = model.code_logits(paths, errors.__setitem__ if on_error == "skip" else None)
-    except InputError as error:
-        raise InputError(f"{error} With --on-error skip it is left out.") from error
-    for error in errors.values():
-        print(f"skipped: {error}", file=sys.stderr)
-    if errors:
-        print(f"skipped {len(errors)} of {len(paths)} images", file=sys.stderr)
-    if len(errors) == len(paths):
-        raise InputError("None of the images can be read.")
-    good = [index for index in range(len(paths)) if index not in errors]
-    return [paths[index] for index in good], logits[good]
+    from llc_jax.corpus import inputs
+
+    if model.kind == "images":
+        groups = [inputs.Items(files, files)]
+    else:
+        groups = [inputs.open_file(pathlib.Path(file), model.kind) for file in files]
+    names, logits, count = [], [], sum(len(items.keys) for items in groups)
+    for part in model.stream((items.keys, items.inputs) for items in groups if len(items.keys)):
+        for error in part.errors.values():
+            if on_error != "skip":
+                hint = " With --on-error skip it is left out." if on_error else ""
+                raise InputError(f"{error}{hint}") from error
+            print(f"skipped: {error}", file=sys.stderr)
+        keys = part.group[part.rows]
+        good = [i for i in range(len(keys)) if part.rows.start + i not in part.errors]
+        names += [keys[i] for i in good]
+        logits.append(part.code_logits[good])
+    if len(names) < count:
+        print(f"skipped {count - len(names)} of {count} {model.kind}", file=sys.stderr)
+    if not names:
+        raise InputError(f"None of the {model.kind} can be read.")
+    return names, np.concatenate(logits)
 
 
 def _image_paths(arguments: list[str]) -> list[str]:
     """Replaces folders, and lists of images, by the images in them."""
+def _files(arguments: list[str]) -> list[str]:
+    """Replaces folders by the images in them."""
     paths = []
     for argument in arguments:
         path, listed = pathlib.Path(argument), image_list.find(argument)

@@ -238,7 +238,29 @@ def _read(path: pathlib.Path, labels: str, is_part: bool = False) -> _Table:
     )
 
 
+def open_vectors(path: pathlib.Path) -> Shard:
+    """Opens the embeddings of an .npy, .npz or Parquet file, with labels or without.
+
+    Raises:
+      InputError: if there are none, or the file cannot be read.
+    """
+    if path.suffix == ".npy":
+        return _map_npy(path)
+    if path.suffix == ".parquet":
+        _check_memory(path, parquet.num_bytes(path))
+        return Shard(path, _checked(parquet.read_vectors(path), path), is_mapped=False)
+    return _open_npz(path)[0]
+
+
 def _read_npz(path: pathlib.Path) -> _Table:
+    shard, arrays = _open_npz(path)
+    if "labels" not in arrays:
+        raise InputError(f"{path} has no array 'labels': it needs embeddings and labels.")
+    return _Table((shard,), arrays["labels"], arrays.get("names"), arrays.get("split"))
+
+
+def _open_npz(path: pathlib.Path) -> tuple[Shard, dict[str, np.ndarray]]:
+    """Returns the embeddings of an .npz, and its other arrays."""
     try:
         mapped = npz.map_stored(path, "embeddings")
         if mapped is None:
@@ -246,12 +268,10 @@ def _read_npz(path: pathlib.Path) -> _Table:
         arrays = read_arrays(path, skip=("embeddings",) if mapped is not None else ())
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no .npz file that can be read: {error}.") from error
-    vectors = arrays.get("embeddings") if mapped is None else mapped
-    if vectors is None or "labels" not in arrays:
-        name = "embeddings" if vectors is None else "labels"
-        raise InputError(f"{path} has no array {name!r}: it needs embeddings and labels.")
-    shard = Shard(path, _checked(vectors, path), mapped is not None)
-    return _Table((shard,), arrays["labels"], arrays.get("names"), arrays.get("split"))
+    vectors = arrays.pop("embeddings", None) if mapped is None else mapped
+    if vectors is None:
+        raise InputError(f"{path} has no array 'embeddings'.")
+    return Shard(path, _checked(vectors, path), mapped is not None), arrays
 
 
 def _map_npy(path: pathlib.Path) -> Shard:

@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -83,6 +83,17 @@ def read_labels(path: pathlib.Path, name: str) -> np.ndarray:
                 f"embeddings:PATH:COLUMN, of {', '.join(names)}."
             )
         return _text_or_numbers(file, found, path)
+
+
+def read_text(path: pathlib.Path, names: Sequence[str]) -> list[str] | None:
+    """Returns a column as text: the first that there is of some; None where there is none.
+
+    Raises:
+      InputError: if it is neither of text nor of whole numbers, or has gaps.
+    """
+    with _opened(path) as file:
+        name = next((name for name in names if name in file.schema_arrow.names), None)
+        return None if name is None else list(map(str, _text_or_numbers(file, name, path)))
 
 
 def read_split(path: pathlib.Path) -> np.ndarray | None:

@@ -6,11 +6,9 @@ distances are the same.
 """
 
 import dataclasses
-import importlib
 import os
 import pathlib
 from collections.abc import Callable
-from types import ModuleType
 
 import numpy as np
 
@@ -19,8 +17,9 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
 from llc_jax.files import atomic_write, read_arrays
-from llc_jax.search import coordinates
+from llc_jax.search import code_shards, coordinates
 from llc_jax.search.index import HammingIndex
+from llc_jax.search.packages import import_package
 
 # Rows that are converted to text, or to numbers, at once.
 _CHUNK = 2**16
@@ -59,11 +58,14 @@ def read(path: str | os.PathLike) -> CodeTable:
 
     Args:
       path: an `.npz` of codes and paths, whose ids are its row numbers; it may have `labels`,
-        N names, and `code_logits`, float[N, k]. Or an index, which has any other suffix.
+        N names, and `code_logits`, float[N, k]. Or the folder of the codes of a corpus, or
+        Parquet files of it. Or an index, which has any other suffix.
 
     Raises:
       InputError: if there is no such file, it is neither, or what it has is not of N codes.
     """
+    if code_shards.is_folder(path):
+        return _read_shards(path)
     path = pathlib.Path(path)
     if path.suffix != ".npz":
         index = HammingIndex.load(path)
@@ -86,6 +88,24 @@ def read(path: str | os.PathLike) -> CodeTable:
         _check_code_logits(code_logits, (len(codes), num_bits), path)
     ids = np.arange(len(codes))
     return CodeTable(num_bits, codes, ids, paths, labels, code_logits=code_logits)
+
+
+def _read_shards(source: str | os.PathLike) -> CodeTable:
+    """Returns all codes of a corpus."""
+    columns = ("key", "logits", "predicted")
+    shards = [shard for shard in code_shards.read_all(source, *columns) if len(shard.ids)]
+    if not shards:
+        raise InputError(f"The codes in {source} are of no items.")
+    first = shards[0]
+    logits, predictions = first.code_logits, first.predictions
+    return CodeTable(
+        first.num_bits,
+        np.concatenate([shard.codes for shard in shards]),
+        np.concatenate([shard.ids for shard in shards]),
+        tuple(key for shard in shards for key in shard.keys),
+        predictions=predictions and tuple(p for shard in shards for p in shard.predictions),
+        code_logits=None if logits is None else np.concatenate([s.code_logits for s in shards]),
+    )
 
 
 def classify(table: CodeTable, codebook: Codebook) -> CodeTable:
@@ -183,7 +203,7 @@ def _write_float(table: CodeTable, path: pathlib.Path) -> None:
 
 def _write_faiss(table: CodeTable, path: pathlib.Path) -> None:
     """Writes an `IndexBinaryIDMap` of an `IndexBinaryFlat`."""
-    faiss = _import_package("faiss", "faiss-cpu")
+    faiss = import_package("faiss", "faiss-cpu")
     code_bytes = table.code_bytes
     flat = faiss.IndexBinaryFlat(8 * code_bytes.shape[1])
     index = faiss.IndexBinaryIDMap(flat)
@@ -197,8 +217,8 @@ def _write_parquet(table: CodeTable, path: pathlib.Path, bit_order: str = "littl
 
     Where they are known, `path`, `label` and `predicted` too.
     """
-    arrow = _import_package("pyarrow", "pyarrow")
-    parquet = _import_package("pyarrow.parquet", "pyarrow")
+    arrow = import_package("pyarrow", "pyarrow")
+    parquet = import_package("pyarrow.parquet", "pyarrow")
     code_bytes = packing.to_bytes(table.codes, table.num_bits, bit_order)
     offsets = np.arange(0, code_bytes.size + 1, code_bytes.shape[1], dtype=np.int64)
     x, y = coordinates.project(table.codes, table.num_bits, table.code_logits).T
@@ -267,14 +287,6 @@ def _escaped(text: str) -> str:
     for character, escape in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
         text = text.replace(character, escape)
     return text
-
-
-def _import_package(module: str, name: str) -> ModuleType:
-    """Imports a package that only one format needs."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"This needs {name}: pip install {name}.") from error
 
 
 FORMATS: dict[str, tuple[str, Callable[..., None]]] = {
