@@ -2,10 +2,13 @@
 
 import json
 
+import jax
 import numpy as np
 
 from llc_jax.codes.codebook import Codebook
 from llc_jax.experiment.config import as_json, parse
+from llc_jax.experiment.finished_run import write_run
+from llc_jax.experiment.network import build_network
 from llc_jax.experiment.workdir import StageDirectory
 from llc_jax.files import write_arrays, write_json
 from llc_jax.report.classes import Confusion, write_confusions
@@ -78,4 +81,14 @@ def make_run(workdir, class_names, num_bits=20, retrieval=True):
                 values = {"accuracy": 1 - 0.5 / epoch, "loss": loss, "learning_rate": 0.1 / epoch}
                 line = {"stage": stage, "step": 21 * epoch, "epoch": epoch, **values}
                 file.write(json.dumps(line) + "\n")
+    return workdir
+
+
+def make_encoder(workdir, num_bits=8):
+    """Makes the workdir of a run of the tiny config with random weights and codes; returns it."""
+    config = parse(tree(num_bits=num_bits))
+    codebook = Codebook.random(10, num_bits, seed=0)
+    network = build_network(config, list(config.stages.values())[-1], codebook.num_classes)
+    weights = dict(zip(("params", "batch_stats"), network.init(jax.random.key(0)), strict=True))
+    write_run(workdir, config, weights, codebook)
     return workdir
