@@ -16,6 +16,7 @@ from llc_jax import cli, main
 from llc_jax.data.sources import load_digits
 from llc_jax.experiment.run import run
 from tests.tiny import tree
+from tests.writing import tar_bytes
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -102,6 +103,8 @@ def world(tmp_path_factory):
     names = llc_jax.load(directory / "runs" / "photos").codebook.class_names
     superclasses = [f"{name},{number % 3}\n" for number, name in enumerate(names)]
     (directory / "superclasses.csv").write_text("".join(superclasses))
+    photos = {f"{n}.png": pathlib.Path(path).read_bytes() for n, path in enumerate(paths)}
+    (directory / "photos-0000.tar").write_bytes(tar_bytes(photos))
     relevance = generator.random((3, 1000)) < 0.1
     images = digits.images[:200]
     noise = generator.integers(0, 256, size=(20_000, 8, 8, 3), dtype=np.uint8)

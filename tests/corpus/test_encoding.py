@@ -3,6 +3,7 @@ import io
 import json
 import os
 import pathlib
+import threading
 import zipfile
 
 import cv2
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 import llc_jax
-from llc_jax import cli
+from llc_jax import cli, inference
 from llc_jax.codes import packing
 from llc_jax.corpus import encoding, inputs
 from llc_jax.data import stores
+from llc_jax.data.prefetch import ReadersFailed
 from llc_jax.data.sources import load_digits
 from llc_jax.errors import InputError
 from llc_jax.search import code_shards
@@ -402,3 +404,35 @@ def test_keys_that_are_no_text(model, images, tmp_path):
     assert encode(model, folder, tmp_path / "codes").items == 1
     keys, _ = keys_and_codes(tmp_path / "codes")
     assert keys[0].startswith(str(folder))
+
+
+def test_storage_that_hangs_is_an_error(model, images, monkeypatch):
+    class Hanging:
+        def read_bytes(self):
+            released.wait(60)
+            return png(images[0][0])
+
+        def __str__(self):
+            return "hanging.png"
+
+    released = threading.Event()
+    monkeypatch.setattr(inference, "_PATIENCE", 0.2)
+    try:
+        with pytest.raises(ReadersFailed, match=r"from hanging.png on have not come within 0 s"):
+            model.encode([Hanging()])
+    finally:
+        released.set()
+
+
+def test_groups_are_taken_when_their_turn_comes(model, images):
+    taken, seen = [], []
+
+    def groups():
+        for number in range(40):
+            taken.append(number)
+            yield number, images[0]
+
+    for part in model.stream(groups()):
+        seen.append(part.group)
+        assert len(taken) <= len(seen) + 5
+    assert seen == list(range(40))

@@ -65,6 +65,10 @@ def visible(out):
     return set(out.glob("[0-9]*.parquet"))
 
 
+def partial(out):
+    return set(out.glob(".*.partial*"))
+
+
 def check_new_files(out, checked):
     """Reads all files that have appeared: each is whole at once."""
     for path in visible(out) - checked:
@@ -74,12 +78,13 @@ def check_new_files(out, checked):
 
 def wait_for_work(out, workers, checked):
     """Waits until a file is being written, or has been; returns whether that came."""
-    before, writing = len(checked), False
-    while not writing and len(checked) == before:
+    before, left_behind = len(checked), partial(out)
+    while len(checked) == before:
         if all(worker.poll() is not None for worker in workers):
             return False
         check_new_files(out, checked)
-        writing = random.random() < 0.5 and any(out.glob(".*.partial*"))
+        if random.random() < 0.5 and partial(out) - left_behind:
+            break
         time.sleep(0.001)
     return True
 
