@@ -190,14 +190,12 @@ def _add_search(subparsers) -> None:
     _add_images(search)
 
 
-def _add_images(command: argparse.ArgumentParser) -> None:
-    command.add_argument("images", nargs="+", metavar="IMAGES", help="images, folders or lists")
 def _add_images(command: argparse.ArgumentParser, nargs: str = "+") -> None:
     command.add_argument(
         "images",
         nargs=nargs,
         metavar="IMAGES",
-        help="image files, or folders; files of embeddings, for a run that was trained on some",
+        help="images, folders or lists; files of embeddings, for a run that was trained on some",
     )
     command.add_argument("--run", required=True, help="workdir of a finished run")
 

@@ -237,7 +237,13 @@ def search(options: argparse.Namespace) -> None:
     if options.oversample is not None and not options.rescore:
         raise InputError("--oversample is for --rescore: give both, or neither.")
     named = ", ".join(options.index)
-    index = SeveralIndexes.load([p for i in options.index for p in webdataset.expand(i)])
+    index = SeveralIndexes.load(
+        [
+            path
+            for name in options.index
+            for path in (webdataset.expand(name) if webdataset.is_pattern(name) else [name])
+        ]
+    )
     names_of = _names(options.codes, index, named) if options.codes else None
     files = _files(options.images)
     model = _load(options.run)
@@ -383,10 +389,8 @@ def _code_logits(model, files: list[str], on_error: str | None) -> tuple[list[st
     return names, np.concatenate(logits)
 
 
-def _image_paths(arguments: list[str]) -> list[str]:
-    """Replaces folders, and lists of images, by the images in them."""
 def _files(arguments: list[str]) -> list[str]:
-    """Replaces folders by the images in them."""
+    """Replaces folders, and lists of images, by the images in them."""
     paths = []
     for argument in arguments:
         path, listed = pathlib.Path(argument), image_list.find(argument)

@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -79,12 +80,19 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             raise
 
 
-def sweep(directory: pathlib.Path) -> None:
-    """Removes the temporary files of atomic writes in a directory whose processes are dead."""
+def sweep(directory: pathlib.Path, min_age: float = 0.0) -> None:
+    """Removes the temporary files of atomic writes in a directory whose processes are dead.
+
+    Args:
+      directory: that has the files.
+      min_age: seconds since a file was written to; where other processes may be at work there,
+        those that have just been made are left.
+    """
     for path in directory.glob(f".*{_PARTIAL}*"):
         # A living process holds the lock of its file.
         with contextlib.suppress(InputError, OSError), exclusive_lock(path):
-            path.unlink()
+            if time.time() - path.stat().st_mtime >= min_age:
+                path.unlink()
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -102,6 +102,10 @@ class Model:
         digest.update("\0".join(self.codebook.class_names).encode())
         return digest.hexdigest()
 
+    def check(self, inputs: Inputs) -> None:
+        """Raises an InputError if inputs are not of the form that the model takes."""
+        self._reader.check(inputs)
+
     def code_logits(
         self, inputs: Inputs, skip: Callable[[int, InputError], None] | None = None
     ) -> np.ndarray:
@@ -118,7 +122,7 @@ class Model:
         Raises:
           InputError: if an input is of another form, missing or damaged.
         """
-        self._reader.check(inputs)
+        self.check(inputs)
         logits = np.empty((len(inputs), self.num_bits), np.float32)
         for part in self.stream([(None, inputs)]):
             for row, error in part.errors.items():
@@ -138,7 +142,7 @@ class Model:
         Raises:
           InputError: as `code_logits`.
         """
-        self._reader.check(inputs)
+        self.check(inputs)
         codes = np.empty((len(inputs), packing.num_words(self.num_bits)), np.uint32)
         for part in self.stream([(None, inputs)]):
             for row, error in part.errors.items():
@@ -215,7 +219,7 @@ class Model:
         """Yields the groups again, in parts of at most a batch."""
         size = self._reader.batch_size
         for group, inputs in groups:
-            self._reader.check(inputs)
+            self.check(inputs)
             for start in range(0, len(inputs), size):
                 yield group, inputs, slice(start, min(start + size, len(inputs)))
 

@@ -29,6 +29,10 @@ _OF_ONE_FILE = (
 )
 
 
+# Seconds after which a file that is not whole is not one that has just been made.
+_OLD = 60.0
+
+
 @dataclasses.dataclass
 class Counts:
     """What has been encoded.
@@ -94,7 +98,7 @@ class Encoding:
         self._decode = None if decoder is None else decoders.make(decoder, model.codebook)
         self._digest = model.digest()
         make_directory(folder)
-        sweep(folder)
+        sweep(folder, _OLD)
         self._check_manifest({"logits": logits, "decoder": decoder})
 
     @property
@@ -161,6 +165,8 @@ class Encoding:
                 continue
             try:
                 items = shard.open()
+                if len(items.keys):
+                    self._model.check(items.inputs)
                 if len(items.keys) > code_shards.MAX_ITEMS:
                     raise InputError(f"{shard.name} has more than 2^32 items.")
             except InputError as error:

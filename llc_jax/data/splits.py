@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llc_jax.data import embeddings, image_list, imagenet, sources, tfds
-from llc_jax.data import embeddings, imagenet, sources, tfds, webdataset
+from llc_jax.data import embeddings, image_list, imagenet, sources, tfds, webdataset
 from llc_jax.data.sources import Source
 from llc_jax.data.stores import Folder, Store, Tar, Zip
 from llc_jax.errors import InputError
@@ -61,10 +60,9 @@ def open_splits(source: str, eval_source: str, *, holdout: float, seed: int) -> 
 
     Args:
       source: "digits", "tfds:NAME" or "tfds:NAME:SPLIT", "embeddings:PATH" or
-        "embeddings:PATH:LABELS", a path to a folder, a .zip, a .tar or a .csv, or a list of
-        images, "LIST.txt" or "LIST.txt:FOLDER"; see `image_list`.
-        "embeddings:PATH:LABELS", "webdataset:PATTERN" or a pattern of tars, or a path to a
-        folder, a .zip, a .tar or a .csv.
+        "embeddings:PATH:LABELS", "webdataset:PATTERN" or a pattern of tars, a path to a
+        folder, a .zip, a .tar or a .csv, or a list of images, "LIST.txt" or "LIST.txt:FOLDER";
+        see `webdataset` and `image_list`.
       eval_source: the same for the evaluation images alone, or "".
       holdout: fraction of each class kept for evaluation where the data has no split.
       seed: of the random split.
@@ -124,11 +122,10 @@ def open_source(source: str) -> Source | Splits:
     if source.startswith(embeddings.PREFIX):
         parts = embeddings.open_embeddings(source)
         return parts[0] if len(parts) == 1 else Splits(*parts)
-    listed = image_list.find(source)
-    path = pathlib.Path(os.path.expanduser(source)) if listed is None else listed.path
     if webdataset.is_named(source):
         return webdataset.open_shards(source)
-    path = pathlib.Path(os.path.expanduser(source))
+    listed = image_list.find(source)
+    path = pathlib.Path(os.path.expanduser(source)) if listed is None else listed.path
     if not os.path.exists(path):
         raise InputError(
             f"There is no data at {path} (data.source: a folder, a .zip, a .tar, a .csv or a .txt)."

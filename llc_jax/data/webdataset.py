@@ -37,9 +37,13 @@ _OTHER_FILES = 256
 
 def is_named(source: str) -> bool:
     """Whether data are named as WebDataset: with the prefix, or as a pattern of tars."""
-    is_pattern = glob.has_magic(source) or _BRACES.search(source) is not None
-    names_tars = source.endswith(".tar") and is_pattern and not os.path.exists(source)
-    return source.startswith(PREFIX) or names_tars
+    return source.startswith(PREFIX) or (source.endswith(".tar") and is_pattern(source))
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a text stands for files of other names: it has braces or wildcards."""
+    has_magic = glob.has_magic(text) or _BRACES.search(text) is not None
+    return has_magic and not os.path.exists(text)
 
 
 def locate(source: str) -> str:

@@ -9,8 +9,7 @@ import json
 import os
 import pathlib
 
-from llc_jax.data import embeddings, image_list, tfds
-from llc_jax.data import embeddings, tfds, webdataset
+from llc_jax.data import embeddings, image_list, tfds, webdataset
 from llc_jax.data.fingerprint import Fingerprint
 from llc_jax.data.splits import open_splits
 from llc_jax.errors import InputError

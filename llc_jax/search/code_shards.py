@@ -253,6 +253,9 @@ def _as_float16(logits: np.ndarray) -> np.ndarray:
 
 def _code_bytes(column) -> np.ndarray:
     """Returns a column of binary values of one size, uint8[N, size]."""
+    arrow, _ = _arrow()
+    if not arrow.types.is_fixed_size_binary(column.type):
+        raise ValueError(f"its column code has {column.type}, not bytes of one size")
     width = column.type.byte_width
     chunks = [
         np.frombuffer(chunk.buffers()[1], np.uint8)[

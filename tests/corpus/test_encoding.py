@@ -127,8 +127,13 @@ def test_what_is_not_whole_is_encoded_again(model, tars, tmp_path):
     cut, gone = code_shards.file_of(out, 0), code_shards.file_of(out, 3)
     cut.write_bytes(cut.read_bytes()[:-9])
     gone.unlink()
-    (out / ".000003.x.partial.parquet").write_bytes(b"of a worker that is dead")
+    dead, new = (out / f".00000{n}.x.partial.parquet" for n in (3, 4))
+    for path in (dead, new):
+        path.write_bytes(b"of a worker that is dead, or has just begun")
+    os.utime(dead, (0, 0))
     assert encode(model, f"{tars}/*.tar", out).shards == 2
+    assert not dead.exists()
+    new.unlink()
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -280,6 +285,8 @@ def test_bad_embeddings(of_embeddings, tmp_path, capsys):
     assert encode(model, tmp_path / "a.npy", tmp_path / "codes").damaged == 1
     assert 4 not in code_shards.read(tmp_path / "codes" / "000000.parquet").ids
     np.save(tmp_path / "b.npy", X[:, :5])
+    counts = encode(model, tmp_path / "{a,b}.npy", tmp_path / "others")
+    assert (counts.shards, list(counts.failed)) == (1, ["b.npy"])
     (tmp_path / "c.csv").write_text("1,2")
     (tmp_path / "d.npz").write_bytes(b"damaged")
     for name, message in (

@@ -74,11 +74,11 @@ def test_its_place_and_fingerprint_do_not_depend_on_the_working_directory(openoo
 
 
 def test_commands_take_lists_of_images(openood):
-    paths = commands._image_paths([place(openood, "ood"), place(openood, "test")])
+    paths = commands._files([place(openood, "ood"), place(openood, "test")])
     assert paths[0] == f"{openood}/images_classic/cifar10/test/my cat/1.png"
     assert len(paths) == 4
     with pytest.raises(InputError, match="There is no image .*gone.txt"):
-        commands._image_paths(["gone.txt"])
+        commands._files(["gone.txt"])
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,13 @@ def test_damage_is_seen(folder):
         code_shards.files(path / "x*.parquet")
 
 
+def test_other_parquet_is_refused(folder, tmp_path):
+    path, _ = folder
+    export.write(export.read(path), "parquet", tmp_path / "exported.parquet")
+    with pytest.raises(InputError, match="its column code has large_list.*, not bytes"):
+        code_shards.read(tmp_path / "exported.parquet")
+
+
 def test_codes_of_several_models_are_not_mixed(folder):
     path, shards = folder
     code_shards.write(path / "000001.parquet", shards[1], {"model": "other"})
