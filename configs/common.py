@@ -17,6 +17,7 @@ def base() -> ConfigDict:
     config.drop_head = False
     config.codebook = "learnt"
     config.batch_size = 128
+    config.num_microbatches = 1
     config.model = model("resnet50")
     config.data = ConfigDict(
         {

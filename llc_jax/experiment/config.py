@@ -165,6 +165,9 @@ class RunConfig:
       drop_head: of files of weights, take the backbone alone.
       codebook: of phase 2 where the stage names none.
       batch_size: over all devices and processes.
+      num_microbatches: parts of a batch that are computed one after the other, where the whole
+        does not fit into the memory of the devices. Batch normalisation takes the statistics
+        of a part.
       min_steps: of each stage: where the data are too few, there are more epochs, and batches
         of a quarter of the data, but of 16 at least. 0 leaves both as they are.
       frozen_backbone: of all stages that do not say how many blocks they train; None is true on
@@ -199,6 +202,7 @@ class RunConfig:
     decoders: tuple[str, ...]
     retrieval: tuple[int, ...] = ()
     ood: UnknownConfig = UnknownConfig()
+    num_microbatches: int = 1
     min_steps: int = 0
     frozen_backbone: bool | None = False
     views: int = 1
@@ -223,6 +227,7 @@ def parse(config: Mapping[str, Any]) -> RunConfig:
     bits = {name: bits_of(parsed, stage) for name, stage in parsed.stages.items()}
     positive |= {f"stages.{name}.num_bits": number for name, number in bits.items()}
     positive |= {"checkpoint.keep": parsed.checkpoint.keep, "views": parsed.views}
+    positive |= {"num_microbatches": parsed.num_microbatches}
     for key, value in positive.items():
         if value < 1:
             raise InputError(f"config.{key} is at least 1, not {value}.")

@@ -106,7 +106,8 @@ def evaluate_again(
         decoders=tuple(decoders) or config.decoders,
         retrieval=tuple(retrieval) or config.retrieval,
         ood=UnknownConfig(tuple(near), tuple(far)) if near or far else config.ood,
-        # The devices may be other than those that it was trained on.
+        # The devices may be other than those that it was trained on; nothing is trained.
+        num_microbatches=1,
         batch_size=-(-config.batch_size // mesh.size) * mesh.size,
     )
     return evaluate(as_json(config), workdir, devices)

@@ -243,7 +243,7 @@ def _plan_stage(
     stage = config.stages[name]
     if stage.whole_dataset:
         dataset = dataset.without_protocol or dataset
-    check_training(stage, f"config.stages.{name}")
+    check_training(stage, f"config.stages.{name}", config.num_microbatches)
     network = build_network(config, stage, len(dataset.class_names))
     size, frozen = num_features(config, network), None
     if stage.trainable_blocks == 0:

@@ -37,7 +37,17 @@ def plan_training(
       network: of the stage.
       dataset: its images.
       mesh: its devices.
+
+    Raises:
+      InputError: if a batch cannot be divided into microbatches, or those among the devices.
     """
+    parts = mesh.size * config.num_microbatches
+    if config.batch_size % parts:
+        raise InputError(
+            f"A batch of {config.batch_size} cannot be divided into {config.num_microbatches} "
+            f"microbatches, each over {mesh.size} devices: choose a batch_size that is a "
+            f"multiple of {parts}."
+        )
     stage, position = config.stages[name], list(config.stages).index(name)
     timetable = Timetable(
         num_examples=len(dataset.train.labels),
@@ -57,6 +67,7 @@ def plan_training(
         stage.mixup,
         needs=objective.needs,
         num_steps=timetable.num_steps,
+        num_microbatches=config.num_microbatches,
     )
     return Training(
         name=name,
@@ -84,7 +95,8 @@ def fit_to_size(config: RunConfig, num_examples: int, num_devices: int) -> RunCo
         return config
     most = max(_MIN_BATCH, num_examples // _BATCHES_PER_EPOCH)
     batch_size = min(config.batch_size, most, num_examples)
-    batch_size = max(1, batch_size // num_devices) * num_devices
+    parts = num_devices * config.num_microbatches
+    batch_size = max(1, batch_size // parts) * parts
     least = math.ceil(config.min_steps * batch_size / num_examples)
     stages = {
         name: dataclasses.replace(stage, epochs=max(stage.epochs, least))
@@ -93,12 +105,13 @@ def fit_to_size(config: RunConfig, num_examples: int, num_devices: int) -> RunCo
     return dataclasses.replace(config, batch_size=batch_size, stages=stages)
 
 
-def check_training(stage: StageConfig, where: str) -> None:
+def check_training(stage: StageConfig, where: str, num_microbatches: int) -> None:
     """Refuses an objective, or a schedule, that cannot be, or does not go with the rest.
 
     Args:
       stage: its config.
       where: the config is, for errors.
+      num_microbatches: of the run.
 
     Raises:
       InputError: naming the key that is wrong.
@@ -115,6 +128,11 @@ def check_training(stage: StageConfig, where: str) -> None:
         raise InputError(
             f"{where}.mixup is 0 for the objective {name!r}, which compares the images of a "
             f"batch, not {stage.mixup}."
+        )
+    if num_microbatches > 1 and "mask" in objective.needs:
+        raise InputError(
+            f"config.num_microbatches is 1 for the objective {name!r} of {where}, which compares "
+            f"the images of a batch, not {num_microbatches}."
         )
     choose(stage.optimizer.name, optimizer.OPTIMIZERS, f"{where}.optimizer.name")
     choose(stage.optimizer.schedule, optimizer.SCHEDULES, f"{where}.optimizer.schedule")

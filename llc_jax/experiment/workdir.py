@@ -60,7 +60,7 @@ _FREE_KEYS = (
 )
 # What may also change when a run is evaluated again: what is measured, and on which images.
 _MEASURED_KEYS = ("decoders", "retrieval", "ood.near", "ood.far")
-_EVALUATION_KEYS = (*_MEASURED_KEYS, "batch_size", "data")
+_EVALUATION_KEYS = (*_MEASURED_KEYS, "batch_size", "num_microbatches", "data")
 
 
 @dataclasses.dataclass(frozen=True)

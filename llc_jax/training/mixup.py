@@ -35,6 +35,21 @@ def sample_lambdas(key: jax.Array, mask: jax.Array, alpha: float) -> jax.Array:
     return jnp.where(mask & _partners(mask), lambda_, 1.0)
 
 
+def mix(examples: dict[str, jax.Array], key: jax.Array, alpha: float) -> dict[str, jax.Array]:
+    """Returns a batch with mixed inputs, the `partner_label` of each example, and its `lambda`.
+
+    Args:
+      examples: `input`, `label` and `mask` of a batch.
+      key, alpha: as for `sample_lambdas`.
+    """
+    lambdas = sample_lambdas(key, examples["mask"], alpha)
+    return examples | {
+        "input": mix_inputs(examples["input"], lambdas),
+        "partner_label": _partners(examples["label"]),
+        "lambda": lambdas,
+    }
+
+
 def mix_inputs(inputs: jax.Array, lambdas: jax.Array) -> jax.Array:
     """Mixes images, uint8[B, H, W, 3], or vectors, float[B, d], with the partners by float32[B].
 
@@ -47,17 +62,20 @@ def mix_inputs(inputs: jax.Array, lambdas: jax.Array) -> jax.Array:
     return rounded.astype(inputs.dtype)
 
 
-def mix_metrics(objective: Callable[..., Metrics], lambdas: jax.Array) -> Callable[..., Metrics]:
+def mix_metrics(
+    objective: Callable[..., Metrics], examples: dict[str, jax.Array]
+) -> Callable[..., Metrics]:
     """Returns an objective whose metrics are mixed from those for the label and the partner's.
 
     Args:
       objective: (output, labels, class_codes) -> metrics, float32[B] each.
-      lambdas: float32[B].
+      examples: a batch that `mix` returned, or a part of it.
     """
 
     def mixed(output, labels, class_codes):
         metrics = objective(output, labels, class_codes)
-        partners = objective(output, _partners(labels), class_codes)
+        partners = objective(output, examples["partner_label"], class_codes)
+        lambdas = examples["lambda"]
         return {
             name: lambdas * values + (1 - lambdas) * partners[name]
             for name, values in metrics.items()

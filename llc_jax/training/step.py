@@ -33,12 +33,12 @@ def make_step(
     *,
     needs: Sequence[str] = (),
     num_steps: int = 1,
+    num_microbatches: int = 1,
 ) -> Step:
     """Returns the train step, not yet jitted: see `compile_step`.
 
-    It maps (state, batch, class_codes) to the next state and the mean metrics of the
-    batch. Normalisation statistics and means are taken over the whole batch, however it
-    is sharded.
+    It maps (state, batch, class_codes) to the next state and the mean metrics of the batch.
+    Normalisation statistics are of the whole microbatch, however it is sharded.
 
     Args:
       network: to train.
@@ -49,39 +49,79 @@ def make_step(
       needs: which of `mask`, bool[B], and `progress`, float32[] from 0 to 1, the objective
         takes by keyword. The progress is the fraction of `num_steps` already taken.
       num_steps: of the whole stage.
+      num_microbatches: parts of the batch, of which one at a time has its activations in memory.
     """
 
     def step(state, batch, class_codes):
         key = jax.random.fold_in(jax.random.wrap_key_data(state["rng"]), state["step"])
         network_key = jax.random.fold_in(key, _NETWORK)
-        keywords = {"mask": batch["mask"], "progress": state["step"] / num_steps}
-        metrics_fn = functools.partial(objective, **{name: keywords[name] for name in needs})
-        inputs = augment(key, batch["input"])
+        progress = state["step"] / num_steps
+        examples = batch | {"input": augment(key, batch["input"])}
         if mixup_alpha:
-            mixup_key = jax.random.fold_in(key, _MIXUP)
-            lambdas = mixup.sample_lambdas(mixup_key, batch["mask"], mixup_alpha)
-            inputs = mixup.mix_inputs(inputs, lambdas)
-            metrics_fn = mixup.mix_metrics(metrics_fn, lambdas)
+            examples = mixup.mix(examples, jax.random.fold_in(key, _MIXUP), mixup_alpha)
 
-        def loss_fn(params):
-            output, batch_stats = network.train(params, state["batch_stats"], inputs, network_key)
-            metrics = metrics_fn(output, batch["label"], class_codes)
-            means = {name: _mean(values, batch["mask"]) for name, values in metrics.items()}
+        def loss_fn(params, batch_stats, examples, key):
+            keywords = {"mask": examples["mask"], "progress": progress}
+            metrics_fn = functools.partial(objective, **{name: keywords[name] for name in needs})
+            if mixup_alpha:
+                metrics_fn = mixup.mix_metrics(metrics_fn, examples)
+            output, batch_stats = network.train(params, batch_stats, examples["input"], key)
+            metrics = metrics_fn(output, examples["label"], class_codes)
+            masks = (examples["mask"], batch["mask"])
+            means = {name: _mean(values, *masks) for name, values in metrics.items()}
             return means["loss"], (means, batch_stats)
 
-        gradients, (means, batch_stats) = jax.grad(loss_fn, has_aux=True)(state["params"])
-        updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
-        next_state = {
-            "params": optax.apply_updates(state["params"], updates),
+        gradient_fn = _accumulate(jax.grad(loss_fn, has_aux=True), num_microbatches)
+        params, stats = state["params"], state["batch_stats"]
+        gradients, (means, batch_stats) = gradient_fn(params, stats, examples, network_key)
+        updates, opt_state = optimizer.update(gradients, state["opt_state"], params)
+        return state | {
+            "params": optax.apply_updates(params, updates),
             "batch_stats": batch_stats,
             "opt_state": opt_state,
             "step": state["step"] + 1,
-            "rng": state["rng"],
             "epoch": _add_to_epoch(state["epoch"], means),
-        }
-        return next_state, means
+        }, means
 
     return step
+
+
+def _accumulate(gradient_fn: Callable, num_microbatches: int) -> Callable:
+    """Returns a function that adds up the gradients and the means of microbatches.
+
+    Where an example's metrics do not depend on the others, and nothing is normalised over the
+    batch, they are those of the whole batch but for rounding. Batch normalisation takes the
+    statistics of a microbatch, and its running statistics move once for each.
+
+    Args:
+      gradient_fn: (params, batch_stats, examples, key) -> (gradients, (means, batch_stats)).
+      num_microbatches: in which the examples are divided.
+    """
+    if num_microbatches == 1:
+        return gradient_fn
+
+    def split(rows: jax.Array) -> jax.Array:
+        # Every microbatch has rows of every device, so that none moves to another.
+        return jnp.swapaxes(rows.reshape(-1, num_microbatches, *rows.shape[1:]), 0, 1)
+
+    def accumulated(params, batch_stats, examples, key):
+        def add(carry, microbatch):
+            sums, batch_stats = carry
+            number, examples = microbatch
+            microbatch_key = jax.random.fold_in(key, number)
+            gradients, (means, batch_stats) = gradient_fn(
+                params, batch_stats, examples, microbatch_key
+            )
+            return (jax.tree.map(jnp.add, sums, (gradients, means)), batch_stats), None
+
+        microbatches = (jnp.arange(num_microbatches), jax.tree.map(split, examples))
+        _, (means, _) = jax.eval_shape(gradient_fn, params, batch_stats, examples, key)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (params, means))
+        (sums, batch_stats), _ = jax.lax.scan(add, (zeros, batch_stats), microbatches)
+        gradients, means = sums
+        return gradients, (means, batch_stats)
+
+    return accumulated
 
 
 def _add_to_epoch(epoch: Tree, means: Metrics) -> Tree:
@@ -101,6 +141,6 @@ def compile_step(step: Step, mesh: Mesh) -> Step:
     )
 
 
-def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Averages over the examples that count."""
-    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+def _mean(values: jax.Array, mask: jax.Array, batch_mask: jax.Array) -> jax.Array:
+    """Returns a microbatch's part of the mean over the examples of the batch that count."""
+    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(batch_mask), 1)

@@ -263,6 +263,15 @@ def test_divergence_keeps_the_last_good_checkpoint(unbroken, tmp_path):
         ({"batch_size": 60}, "batch of 60 cannot be divided among 8 devices"),
         ({"batch_size": 2000}, "batch of 2000 is larger than the 89[89] training images"),
         ({"seed": -1}, "config.seed is at least 0, not -1"),
+        ({"num_microbatches": 0}, "config.num_microbatches is at least 1, not 0"),
+        (
+            {"num_microbatches": 3},
+            "batch of 64 cannot be divided into 3 microbatches, each over 8 devices",
+        ),
+        (
+            {"num_microbatches": 2, "stages__instance__objective": {"name": "hashnet"}},
+            "num_microbatches is 1 for the objective 'hashnet' of config.stages.instance, which",
+        ),
         ({"batch_size": 0}, "config.batch_size is at least 1, not 0"),
         ({"num_bits": 1025}, "between 1 and 1024 bits, not 1025"),
         ({"data__source": "/nowhere"}, "no data at /nowhere"),

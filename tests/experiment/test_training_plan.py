@@ -28,5 +28,7 @@ def test_few_examples_get_small_batches_and_more_epochs(examples, devices, batch
     fitted = fit_to_size(config, examples, devices)
     assert fitted.batch_size == batch_size
     assert tuple(stage.epochs for stage in fitted.stages.values()) == epochs
+    halved = dataclasses.replace(config, num_microbatches=2)
+    assert fit_to_size(halved, examples, devices).batch_size % (2 * devices) == 0
     unchanged = dataclasses.replace(config, min_steps=0)
     assert fit_to_size(unchanged, examples, devices) == unchanged

@@ -165,6 +165,76 @@ def test_frozen_blocks_stay_as_they_are(trainable_blocks, frozen):
     ).any()
 
 
+PLAIN = {"name": "identity", "standardize": False}
+
+
+def divided_step(model, objective, num_microbatches, mixup_alpha=0.0):
+    """A state and a step of gradient descent; the network has no random streams."""
+    network = registry.build(
+        model,
+        HEADS[objective],
+        num_classes=10,
+        num_bits=8,
+        num_inputs=5 if model is PLAIN else None,
+    )
+    spec, sgd = objectives.OBJECTIVES[objective], optax.sgd(0.1)
+    step = steps.make_step(
+        *(network, spec.function, sgd, lambda key, inputs: inputs, mixup_alpha),
+        num_microbatches=num_microbatches,
+    )
+    create = functools.partial(states.create, network, sgd, spec.metrics, jax.random.key(0))
+    return jax.jit(create)(), step
+
+
+@pytest.mark.parametrize("mixup_alpha", [0.0, 0.5])
+@pytest.mark.parametrize("objective", ["softmax", "codebook", "instance"])
+def test_microbatches_end_as_one_batch(objective, mixup_alpha):
+    rng = np.random.default_rng(0)
+    batch = {
+        "input": rng.normal(size=(64, 5)).astype(np.float32),
+        "label": rng.integers(10, size=64).astype(np.int32),
+        "mask": rng.random(64) < 0.7,
+    }
+    codes = packing.pack(rng.choice([-1, 1], size=(10, 8))) if objective == "instance" else None
+    mesh = make_mesh()
+    ends = []
+    for num_microbatches in (1, 8):
+        state, step = divided_step(PLAIN, objective, num_microbatches, mixup_alpha)
+        compiled = steps.compile_step(step, mesh)
+        ends.append(jax.device_get(compiled(state, batch, codes)))
+    assert ends[0][1]["loss"] > 0
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *ends)
+
+
+def test_batch_normalisation_takes_the_statistics_of_a_microbatch():
+    model, batch = {"name": "cnn", "dtype": "float32", "width": 2}, next(batches(1))
+    state, divided = divided_step(model, "softmax", 2)
+    _, whole = divided_step(model, "softmax", 1)
+    end, figures = jax.jit(divided)(state, batch, None)
+    whole, ends, losses = jax.jit(whole), [], []
+    stats = state["batch_stats"]
+    for part in range(2):
+        rows = {name: values[part::2] for name, values in batch.items()}
+        half, of_half = whole(state | {"batch_stats": stats}, rows, None)
+        stats = half["batch_stats"]
+        ends.append(half["params"])
+        losses.append(of_half["loss"])
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(lambda mine, a, b: close(mine, (a + b) / 2), end["params"], *ends)
+    jax.tree.map(close, end["batch_stats"], stats)
+    close(figures["loss"], np.mean(losses))
+
+
+def test_no_image_of_a_microbatch_moves_to_another_device():
+    mesh, batch = make_mesh(), next(batches(1, size=64))
+    state, step = divided_step({"name": "cnn", "dtype": "float32", "width": 2}, "softmax", 4)
+    compiled = steps.compile_step(step, mesh).lower(state, batch, None).compile()
+    text = compiled.as_text()
+    assert "all-reduce" in text
+    for moving in ("all-gather", "all-to-all", "collective-permute"):
+        assert moving not in text
+
+
 def test_a_large_step_has_no_float32_convolution_and_no_transposed_image(monkeypatch):
     monkeypatch.setattr(cpu, "is_default", lambda: False)  # As it is on a GPU or TPU.
     model = {"name": "resnet50", "dtype": "bfloat16"}
