@@ -16,7 +16,7 @@ from llc_jax.codes import packing
 from llc_jax.compiling import jit_network
 from llc_jax.configs import common
 from llc_jax.data.pipeline import Images, InMemory
-from llc_jax.evaluation.gathering import gather
+from llc_jax.evaluation.gathering import embed_images
 from llc_jax.experiment import config as configs
 from llc_jax.experiment import memory_run
 from llc_jax.experiment.figures import classify
@@ -167,7 +167,7 @@ def _embed(
     embed = functools.partial(compiled, weights["params"], weights["batch_stats"])
 
     def embed_all(images: Images) -> np.ndarray:
-        return gather(embed, stage.eval_batches(images))[0]
+        return embed_images(embed, stage.eval_batches(images)).embeddings
 
     queries = embed_all(stage.dataset.evaluation)  # The first call compiles.
     database, encode_seconds = timed(embed_all, stage.dataset.database)

@@ -10,7 +10,7 @@ import numpy as np
 from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
 from llc_jax.decoding import decoders
-from llc_jax.evaluation.gathering import gather
+from llc_jax.evaluation.gathering import add_up, embed_images
 from llc_jax.models.heads import Output
 
 _REPETITIONS = 7
@@ -39,9 +39,9 @@ class Decoding:
           <name>/accuracy: how often its label is the true one
           <name>/rejected: how often it gives no label
           <name>/codes_per_second: from packed codes (logits where it needs them) to
-            labels and distances, all examples in one call; median of seven
+            labels and distances, all examples of this process in one call; median of seven
         """
-        logits, labels, _ = gather(lambda images: self._encode(images).code_logits, batches)
+        logits, labels, *_ = embed_images(lambda inputs: self._encode(inputs).code_logits, batches)
         # On a CPU, decoders are fastest with NumPy arrays; else they use the accelerator.
         place = np.asarray if jax.default_backend() == "cpu" else jax.device_put
         logits, codes = place(logits), place(packing.pack(logits))
@@ -49,8 +49,14 @@ class Decoding:
         for name, decoder in self._decoders.items():
             inputs = logits if decoder.needs_logits else codes
             predictions = np.asarray(decoder(inputs)[0])
-            figures[f"{name}/accuracy"] = float(np.mean(predictions == labels))
-            figures[f"{name}/rejected"] = float(np.mean(predictions == decoders.REJECTED))
+            counts = {
+                "accuracy": np.sum(predictions == labels),
+                "rejected": np.sum(predictions == decoders.REJECTED),
+                "examples": np.array(len(labels)),
+            }
+            counts = add_up(counts)
+            num_examples = counts.pop("examples")
+            figures |= {f"{name}/{key}": float(n / num_examples) for key, n in counts.items()}
             figures[f"{name}/codes_per_second"] = len(labels) / _median_seconds(decoder, inputs)
         return figures
 

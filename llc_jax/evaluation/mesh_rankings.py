@@ -19,7 +19,7 @@ class MeshHammingRanker(Ranker):
     """The same as `HammingRanker`, by all devices: each ranks its shard of the codes.
 
     Args:
-      codes: uint32[N, ceil(num_bits / 32)], the same in every process.
+      codes: uint32[N, ceil(num_bits / 32)], the same in every process of the mesh.
       labels: int32[N].
       num_bits: k.
       mesh: the codes are sharded over its axis `data`.

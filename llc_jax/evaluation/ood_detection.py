@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from llc_jax.evaluation import ood, ood_scores
-from llc_jax.evaluation.gathering import gather
+from llc_jax.evaluation.gathering import embed_images, gather
 from llc_jax.models.heads import Output
 
 Batches = Iterable[dict[str, jax.Array]]
@@ -97,7 +97,8 @@ class OodDetection:
             named = {"class_logits": output.class_logits, "features": output.features}
             return {name: part for name, part in named.items() if part is not None}
 
-        return gather(parts, batches)[0]
+        found = embed_images(parts, batches)
+        return {name: gather(part, found.positions) for name, part in found.embeddings.items()}
 
     def _scores(
         self, batches: Batches, trained: Mapping[str, np.ndarray] | None

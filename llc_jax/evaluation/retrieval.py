@@ -1,4 +1,11 @@
-"""Retrieval: how well queries find the images of their class in a database."""
+"""Retrieval: how well queries find the images of their class in a database.
+
+Each of P processes ranks the database for the queries that it embedded. It has the packed codes
+and the labels of all N items, N (4 ceil(k / 32) + 5) bytes, but only its own N / P embeddings of d
+numbers. To be ranked by those, the others' come in blocks, once for so many queries as have 2^25
+scores. All sums are of integers, so that their order does not matter: where no score is rounded
+otherwise, the figures are those of one process.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -10,7 +17,7 @@ from jax.sharding import Mesh
 from llc_jax.codes import packing
 from llc_jax.errors import InputError
 from llc_jax.evaluation import metrics
-from llc_jax.evaluation.gathering import gather
+from llc_jax.evaluation.gathering import Embedded, add_up, embed_images, gather, stack
 from llc_jax.evaluation.mesh_rankings import MeshHammingRanker
 from llc_jax.evaluation.rankings import HammingRanker, Ranker, Ranking
 from llc_jax.evaluation.score_rankings import asymmetric_ranker, cosine_ranker, dot_ranker
@@ -18,6 +25,8 @@ from llc_jax.evaluation.score_rankings import asymmetric_ranker, cosine_ranker, 
 RADIUS = 2
 # The most queries, and the most ranks of all of them, that are ranked at a time.
 _MAX_QUERIES, _MAX_RANKS = 512, 2**22
+# Figures of a query, from 0 to 1, are added up in such parts: those of up to 2^23 queries.
+_PARTS = 2**40
 
 
 class RetrievalResult(NamedTuple):
@@ -40,7 +49,7 @@ class Retrieval:
       cutoffs: the ranks K at which rankings are cut.
       codes: whether the embeddings are code logits, whose signs are codes.
       prefixes: numbers of bits n; the figures of the first n bits alone are also reported.
-      mesh: rank codes on its devices; None ranks them on the host.
+      mesh: rank codes on its devices, which are this process's; None ranks them on the host.
     """
 
     def __init__(
@@ -94,41 +103,41 @@ class Retrieval:
         Raises:
           InputError: if an embedding is not finite, or if there are no queries.
         """
-        query_embeddings, query_labels, query_mask = gather(self._embed, queries)
-        database_embeddings, database_labels, database_mask = gather(self._embed, database)
-        for name, embeddings in (("queries", query_embeddings), ("database", database_embeddings)):
-            if not np.isfinite(embeddings).all():
+        queries, database = (embed_images(self._embed, images) for images in (queries, database))
+        for name, embedded in (("queries", queries), ("database", database)):
+            if not np.isfinite(embedded.embeddings).all():
                 raise InputError(
                     f"The network gives numbers that are not finite for images of the {name}: "
                     "check its weights."
                 )
-        exclude = _unmasked_positions(exclude, query_mask, database_mask)
+        exclude = _unmasked_positions(exclude, queries.mask, database.mask)[queries.positions]
         figures, curves = {}, {}
-        rankers = self._rankers(query_embeddings, database_embeddings, database_labels)
-        for prefix, ranker, ranker_queries in rankers:
-            result = evaluate_ranker(ranker, ranker_queries, query_labels, exclude, self._cutoffs)
+        for prefix, ranker, vectors in self._rankers(queries.embeddings, database):
+            result = evaluate_ranker(ranker, vectors, queries.labels, exclude, self._cutoffs)
             figures |= {prefix + name: value for name, value in result.figures.items()}
             curves |= {prefix + name: curve for name, curve in result.curves.items()}
         return RetrievalResult(figures, curves)
 
     def _rankers(
-        self, queries: np.ndarray, database: np.ndarray, labels: np.ndarray
+        self, queries: np.ndarray, database: Embedded
     ) -> Iterator[tuple[str, Ranker, np.ndarray]]:
         """Yields each ranker after the prefix of its figures' names, and its queries.
 
         Args:
-          queries: float32[Q, d], embeddings.
-          database: float32[N, d], embeddings.
-          labels: int32[N].
+          queries: float32[q, d], embeddings.
+          database: those of this process.
         """
-        lengths = {"": database.shape[1], **{f"prefix_{bits}/": bits for bits in self._prefixes}}
+        embeddings, positions = database.embeddings, database.positions
+        labels = gather(database.labels, positions)
+        lengths = {"": embeddings.shape[1], **{f"prefix_{bits}/": bits for bits in self._prefixes}}
         for prefix, bits in lengths.items() if self._codes else ():
-            query_codes, codes = _pack(queries[:, :bits]), _pack(database[:, :bits])
-            yield prefix, self._hamming_ranker(codes, labels, bits), query_codes
+            codes = gather(_pack(embeddings[:, :bits]), positions)
+            yield prefix, self._hamming_ranker(codes, labels, bits), _pack(queries[:, :bits])
             asymmetric = asymmetric_ranker(codes, labels, bits)
             yield f"{prefix}asymmetric/", asymmetric, queries[:, :bits]
-        yield "cosine/", cosine_ranker(database, labels), queries
-        yield "dot/", dot_ranker(database, labels), queries
+        positions = None if jax.process_count() == 1 else positions
+        yield "cosine/", cosine_ranker(embeddings, labels, positions), queries
+        yield "dot/", dot_ranker(embeddings, labels, positions), queries
 
     def _hamming_ranker(self, codes: np.ndarray, labels: np.ndarray, num_bits: int) -> Ranker:
         if self._mesh is None:
@@ -147,20 +156,25 @@ def evaluate_ranker(
 
     Args:
       ranker: of the database.
-      queries: [Q, ...], as the ranker takes them.
-      query_labels: int32[Q].
-      exclude: int64[Q], the item that is left out for each query, -1 for none.
+      queries: [q, ...], those of this process, as the ranker takes them.
+      query_labels: int32[q].
+      exclude: int64[q], the item that is left out for each query, -1 for none.
       cutoffs: the ranks K.
 
     Raises:
-      InputError: if there are no queries.
+      InputError: if no process has a query.
     """
-    if not len(queries):
+    counts = stack(np.int32(len(queries)))
+    if not counts.any():
         raise InputError("There are no queries to search for.")
+    # All processes rank as many queries together, also those that have fewer.
+    padding = counts.max() - len(queries)
+    queries = np.pad(queries, ((0, padding), *((0, 0),) * (queries.ndim - 1)))
+    query_labels, exclude = np.pad(query_labels, (0, padding)), np.pad(exclude, (0, padding))
     batch_size = max(1, min(_MAX_QUERIES, _MAX_RANKS // max(cutoffs)))
     sums = {}
     for start in range(0, len(queries), batch_size):
-        batch = slice(start, start + batch_size)
+        batch, count = slice(start, start + batch_size), len(queries) - padding - start
         ranking = ranker.rank(queries[batch], query_labels[batch], exclude[batch], max(cutoffs))
         values = _rank_curves(ranking)
         for k in cutoffs:
@@ -168,8 +182,9 @@ def evaluate_ranker(
         if ranker.by_hamming_distance:
             values |= _radius_curves(ranking)
         for name, per_query in values.items():
-            sums[name] = sums.get(name, 0.0) + per_query.sum(axis=0)
-    means = {name: total / len(queries) for name, total in sums.items()}
+            parts = np.rint(_PARTS * per_query[: max(0, count)]).astype(np.int64)
+            sums[name] = sums.get(name, 0) + parts.sum(axis=0)
+    means = {name: total / _PARTS / counts.sum() for name, total in add_up(sums).items()}
     figures = {name: float(mean) for name, mean in means.items() if not mean.ndim}
     curves = {name: mean for name, mean in means.items() if mean.ndim}
     if ranker.by_hamming_distance:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from llc_jax.codes import packing
+from llc_jax.evaluation.gathering import gather_blocks
 from llc_jax.evaluation.rankings import Ranker, Ranking
 
 # The most scores that are held at a time.
@@ -44,15 +45,42 @@ class ScoreRanker(Ranker):
         return Ranking(*(np.concatenate(arrays) for arrays in zip(*rankings, strict=True)))
 
 
-def dot_ranker(vectors: np.ndarray, labels: np.ndarray) -> Ranker:
-    """Ranks float32[N, d] vectors by their dot product with the query."""
-    return ScoreRanker(lambda queries: queries @ vectors.T, labels)
+def dot_ranker(
+    vectors: np.ndarray, labels: np.ndarray, positions: np.ndarray | None = None
+) -> Ranker:
+    """Ranks vectors by their dot product with the query.
+
+    Args:
+      vectors: float32[n, d], of the database of N vectors those that this process has.
+      labels: int32[N].
+      positions: int64[n], which of the N they are; None where they are all. All processes
+        must rank as many queries together.
+    """
+    return ScoreRanker(_products(vectors, len(labels), positions), labels)
 
 
-def cosine_ranker(vectors: np.ndarray, labels: np.ndarray) -> Ranker:
-    """Ranks float32[N, d] vectors by the cosine of their angle with the query."""
-    unit_vectors = _normalize(vectors)
-    return ScoreRanker(lambda queries: _normalize(queries) @ unit_vectors.T, labels)
+def cosine_ranker(
+    vectors: np.ndarray, labels: np.ndarray, positions: np.ndarray | None = None
+) -> Ranker:
+    """Ranks vectors by the cosine of their angle with the query; see `dot_ranker`."""
+    products = _products(_normalize(vectors), len(labels), positions)
+    return ScoreRanker(lambda queries: products(_normalize(queries)), labels)
+
+
+def _products(
+    vectors: np.ndarray, size: int, positions: np.ndarray | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function that multiplies float32[q, d] with the vectors of all processes."""
+    if positions is None:
+        return lambda queries: queries @ vectors.T
+
+    def multiply(queries: np.ndarray) -> np.ndarray:
+        products = np.empty((len(queries), size), np.float32)
+        for block, of_block in gather_blocks(vectors, positions):
+            products[:, of_block] = queries @ block.T
+        return products
+
+    return multiply
 
 
 def asymmetric_ranker(codes: np.ndarray, labels: np.ndarray, num_bits: int) -> Ranker:

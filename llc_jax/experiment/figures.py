@@ -16,6 +16,7 @@ from llc_jax.evaluation.decoding import Decoding
 from llc_jax.evaluation.ood_detection import MAX_TRAIN, Classifier, Detected, OodDetection
 from llc_jax.evaluation.retrieval import Retrieval
 from llc_jax.experiment.stage import Stage
+from llc_jax.mesh import make_mesh
 from llc_jax.report.classes import Confusion, count_confusions
 from llc_jax.training.state import State
 
@@ -127,7 +128,7 @@ def _retrieve(stage: Stage, weights: State) -> tuple[dict[str, float], dict[str,
         stage.evaluations.cutoffs,
         codes=has_logits and stage.has_binary_codes,
         prefixes=stage.evaluations.prefixes,
-        mesh=None if jax.default_backend() == "cpu" else stage.mesh,
+        mesh=None if jax.default_backend() == "cpu" else make_mesh(stage.mesh.local_devices),
     )
     figures, curves = {}, {}
     datasets = {"": stage.dataset, "unseen/": stage.dataset.unseen}
