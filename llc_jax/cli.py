@@ -209,18 +209,18 @@ def _add_conversions(subparsers) -> None:
     convert.set_defaults(command=commands.convert)
 
     export = subparsers.add_parser("export", help="write a run's weights, or codes, for others")
-    formats = ["torch", "faiss", "pgvector", "parquet", "npy", "float"]
+    formats = ["torch", "stablehlo", "faiss", "pgvector", "parquet", "npy", "float"]
     export.add_argument("--to", required=True, choices=formats, help="what to write")
     export.add_argument(
         "--out",
         required=True,
-        help="the file to write: .safetensors or .pth, .faiss, .sql, .parquet, .npy (of bytes, "
-        "and of float)",
+        help="the file to write: .safetensors or .pth, .npz (of stablehlo), .faiss, .sql, "
+        ".parquet, .npy (of bytes, and of float)",
     )
     export.add_argument(
         "--run",
-        help="for torch: workdir of a finished run; for parquet: the run that made the codes, "
-        "for the classes of the images",
+        help="for torch and stablehlo: workdir of a finished run; for parquet: the run that made "
+        "the codes, for the classes of the images",
     )
     export.add_argument("--codes", help="for the others: what encode wrote, or an index")
     export.add_argument(

