@@ -92,6 +92,41 @@ def test_two_processes_end_as_one(tmp_path, frozen):
             np.testing.assert_allclose(value, theirs[key], atol=1e-5, rtol=1e-5, err_msg=key)
 
 
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_continued_by_one(tmp_path):
+    one, two = tmp_path / "a" / "one", tmp_path / "b" / "two"
+    tree = tiny.tree(retrieval=(10,), decoders=("mhd",), num_microbatches=2)
+    expected = run(tree, one, jax.devices()[:2])
+    flags = [
+        "--config.retrieval=(10,)",
+        "--config.decoders=('mhd',)",
+        "--config.num_microbatches=2",
+    ]
+    pair = processes.start_pair(two, *flags, optimized=False)
+    wait_for(two, 3, pair[0])
+    pair[1].send_signal(signal.SIGTERM)
+    for process in pair:
+        finish(process, status=128 + signal.SIGTERM)
+    assert not (two / "results.json").exists()
+    results = run(tree, two, jax.devices()[:2])
+    for name in expected:
+        if "per_second" not in name:
+            assert results[name] == pytest.approx(expected[name], abs=1e-5), name
+    for stage in STAGES:
+        theirs = weights(one, stage)
+        for key, value in weights(two, stage).items():
+            np.testing.assert_allclose(value, theirs[key], atol=1e-5, rtol=1e-5, err_msg=key)
+    # Two processes evaluate it as one does.
+    pair = processes.start_pair(two, *flags, "--mode=eval", optimized=False)
+    for process in pair:
+        finish(process)
+    evaluated = json.loads((two / "evaluation.json").read_text())
+    assert any(name.startswith("retrieval/") for name in evaluated)
+    for name, value in evaluated.items():
+        if "per_second" not in name:
+            assert value == pytest.approx(expected[name], abs=1e-5), name
+
+
 def assert_one_error(err, message):
     """Checks what a wrong command line prints."""
     assert err.startswith("error: ")
