@@ -20,8 +20,8 @@ from tests.writing import tar_bytes
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Packages that are not installed with llc_jax, not even for the tests.
-FOREIGN = ("fiftyone", "fastapi", "psycopg")
+# Packages that are not installed with llc_jax, not even for the tests; jax.export needs one.
+FOREIGN = ("fiftyone", "fastapi", "psycopg", "export")
 
 
 def blocks(page):

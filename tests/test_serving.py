@@ -74,6 +74,15 @@ def test_images_have_the_codes_and_the_labels_of_the_model(trained, served, imag
     assert arrays["exif_orientation"]
 
 
+def test_the_snippet_of_the_page_encodes(trained, served, images, monkeypatch):
+    snippet = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(served.parent)
+    names = {"images": images[:3]}
+    exec(snippet, names)
+    codes = llc_jax.load(trained).encode(images[:3])
+    np.testing.assert_array_equal(names["output"]["codes"], codes)
+
+
 def test_embeddings_have_the_codes_and_the_labels_of_the_model(tmp_path):
     rng = np.random.default_rng(0)
     y = rng.integers(4, size=200)
