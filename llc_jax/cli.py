@@ -161,6 +161,15 @@ def _add_evaluation(subparsers) -> None:
 
     report = subparsers.add_parser("report", help="make a page that shows the results of a run")
     report.add_argument("run", metavar="RUN", help="workdir of the run")
+    report.add_argument(
+        "--examples", action="store_true", help="encode the images again, where none are shown"
+    )
+    report.add_argument(
+        "--data", help="with --examples or --ood: where the images of the run are now"
+    )
+    report.add_argument(
+        "--ood", nargs="+", default=[], metavar="NAME=DATA", help="sets of unknown images to show"
+    )
     report.set_defaults(command=commands.report)
 
 

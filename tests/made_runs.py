@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import jax
 import numpy as np
 
@@ -12,6 +13,8 @@ from llc_jax.experiment.network import build_network
 from llc_jax.experiment.workdir import StageDirectory
 from llc_jax.files import write_arrays, write_json
 from llc_jax.report.classes import Confusion, write_confusions
+from llc_jax.report.examples import Examples, choose, shown
+from llc_jax.report.unknown import OodScores
 from tests.tiny import tree
 
 # Names that would do harm in a page that takes them for more than text.
@@ -22,15 +25,46 @@ NASTY = (
 )
 
 
-def make_run(workdir, class_names, num_bits=20, retrieval=True):
-    """Makes the workdir of a run whose codes, confusions and curves are random; returns it."""
+def make_examples(class_names, num_bits, seed=0):
+    """Returns examples of 60 grey images of random classes and codes."""
+    generator = np.random.default_rng(seed)
+    code_logits = generator.normal(size=(60, num_bits)).astype(np.float32)
+    chosen, choice = shown(choose(code_logits))
+    labels, predictions = generator.integers(len(class_names), size=(2, 60), dtype=np.int32)
+    pixels = (np.full((8, 8, 3), 4 * index, np.uint8) for index in chosen)
+    return Examples(
+        choice=choice,
+        thumbnails=tuple(cv2.imencode(".webp", image)[1].tobytes() for image in pixels),
+        codes=code_logits[chosen] >= 0,
+        labels=labels[chosen],
+        predictions=predictions[chosen],
+        class_names=tuple(class_names),
+    )
+
+
+def make_ood_scores():
+    """Returns scores of 500 known and 300 unknown images, of few values and of many."""
+    generator = np.random.default_rng(0)
+
+    def scores(count, mean):
+        real = generator.normal(mean, size=count)
+        return {"soft_energy": real, "nearest_distance": np.maximum(real.astype(np.int32), 0)}
+
+    return OodScores(scores(500, 0), {NASTY[0]: scores(300, 2), "a/b": scores(300, 1)})
+
+
+def make_run(workdir, class_names, num_bits=20, retrieval=True, images=True):
+    """Makes the workdir of a run whose codes, confusions and curves are random; returns it.
+
+    With `images` it also has images, a linear classifier's weights, and scores of unknown ones.
+    """
     generator = np.random.default_rng(0)
     length = len(class_names)
     config = parse(tree(num_bits=num_bits))
     write_json(workdir / "config.json", as_json(config))
-    images = dict.fromkeys(class_names, 500)
+    counts = dict.fromkeys(class_names, 500)
     record = {"source": "digits", "eval_source": "", "class_names": list(class_names)}
-    write_json(workdir / "data.json", record | {"images": images, "sha256": "0"})
+    write_json(workdir / "data.json", record | {"images": counts, "sha256": "0"})
     centers = generator.normal(size=(max(1, length // 10), num_bits))
     nearby = centers[generator.integers(len(centers), size=length)]
     latent = nearby + generator.normal(size=(length, num_bits)) * 0.4
@@ -62,6 +96,13 @@ def make_run(workdir, class_names, num_bits=20, retrieval=True):
         write_json(stage.results_file, results)
         write_confusions(stage.confusions_file, confusions)
         codebook.save(stage.codebook_file)
+    if images:
+        weights = nearby + generator.normal(size=(length, num_bits))
+        class_weights = {"class_weights": weights.astype(np.float32)}
+        write_arrays(StageDirectory(workdir / "linear").examples_file, class_weights)
+        examples = make_examples(class_names, num_bits)
+        write_arrays(StageDirectory(workdir / "instance").examples_file, examples.as_arrays())
+        write_arrays(workdir / "ood_scores.npz", make_ood_scores().as_arrays())
     if retrieval:
         rank, radius = np.arange(1, 1001), np.arange(num_bits + 1)
         curves = {

@@ -23,11 +23,15 @@ class Classified(NamedTuple):
       labels: the true classes, int32[N].
       predictions: the classes they were given, int32[N]: the first of the nearest where the
         classes have codes, else the argmax of the class logits; None where there are neither.
+      code_logits: float32[N, k]; None where the network has none.
+      indices: int64[N], the places of the examples among all, with those that are masked.
     """
 
     figures: dict[str, float]
     labels: np.ndarray
     predictions: np.ndarray | None
+    code_logits: np.ndarray | None
+    indices: np.ndarray
 
 
 class Classification:
@@ -76,7 +80,7 @@ class Classification:
                 output, labels, mask, self._class_codes, self._prefixes
             )
             batch_sums.append(sums)
-            classified.append((labels, predictions, mask))
+            classified.append(((labels, predictions, output.code_logits), mask))
         batch_sums = jax.device_get(batch_sums)
         if not batch_sums:
             raise ValueError("There are no batches to evaluate.")
@@ -84,12 +88,12 @@ class Classification:
         num_examples = totals.pop("examples")
         figures = {name: total / num_examples for name, total in totals.items()}
         gathered = [multihost_utils.process_allgather(arrays, tiled=True) for arrays in classified]
-        mask = np.concatenate([of_batch[2] for of_batch in gathered])
-        labels = np.concatenate([of_batch[0] for of_batch in gathered])[mask]
-        if gathered[0][1] is None:
-            return Classified(figures, labels, None)
-        predictions = np.concatenate([of_batch[1] for of_batch in gathered])
-        return Classified(figures, labels, predictions[mask])
+        mask = np.concatenate([of_batch for _, of_batch in gathered])
+        of_batches = zip(*(arrays for arrays, _ in gathered), strict=True)
+        labels, predictions, code_logits = (
+            None if parts[0] is None else np.concatenate(parts)[mask] for parts in of_batches
+        )
+        return Classified(figures, labels, predictions, code_logits, np.flatnonzero(mask))
 
 
 @jax.jit(static_argnums=4)

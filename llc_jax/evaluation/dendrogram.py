@@ -13,6 +13,10 @@ import scipy.spatial.distance
 
 from llc_jax.codes.codebook import Codebook
 
+# To order the leaves at their best takes a time that grows faster than the square of the classes:
+# seconds for these.
+_MOST_ORDERED = 1000
+
 # Names that Newick takes as they are. In a bare name an underscore stands for a blank.
 _BARE_NAME = re.compile(r"[A-Za-z0-9.+-]+")
 
@@ -53,7 +57,8 @@ class Dendrogram:
 def cluster(codebook: Codebook, seed: int = 0) -> Dendrogram:
     """Clusters the classes by the Hamming distances of their codes, with average linkage.
 
-    Neighbouring leaves are as near to each other as the tree allows (Bar-Joseph et al., 2001).
+    Neighbouring leaves are as near to each other as the tree allows (Bar-Joseph et al., 2001),
+    where there are at most 1,000 classes.
 
     Args:
       codebook: L classes. Memory grows with L^2.
@@ -62,7 +67,9 @@ def cluster(codebook: Codebook, seed: int = 0) -> Dendrogram:
     if codebook.num_classes == 1:
         return Dendrogram(codebook.class_names, np.zeros((0, 4)), np.zeros(1, np.int32))
     distances = pairwise_distances(codebook)
-    linkage = scipy.cluster.hierarchy.optimal_leaf_ordering(link(distances, seed), distances)
+    linkage = link(distances, seed)
+    if codebook.num_classes <= _MOST_ORDERED:
+        linkage = scipy.cluster.hierarchy.optimal_leaf_ordering(linkage, distances)
     leaves = scipy.cluster.hierarchy.leaves_list(linkage)
     return Dendrogram(codebook.class_names, linkage, leaves)
 

@@ -64,9 +64,8 @@ def evaluate(
     with locked_for_evaluation(workdir):
         weights = jax.device_put(stage.initial_weights(), stage.replicated)
         codebook = stage.initial_codebook() if stage.initial_codebook else None
-        results = measure_stage(
-            stage, weights, codebook, curves_file, confusions_file, ood_directory
-        )
+        files = (curves_file, confusions_file, ood_directory)
+        results = measure_stage(stage, weights, codebook, *files).figures
         on_first_process(write_json, workdir / EVALUATION_FILE, results)
     show_results(results, config, confusions_file, log)
     log.say(f"Figures: {workdir / EVALUATION_FILE}")

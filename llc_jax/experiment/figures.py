@@ -31,7 +31,7 @@ class Measured(NamedTuple):
       figures: by their names in `results.json`.
       curves: of retrieval, float64 arrays by name; None where it is not measured.
       confusions: how often each class was taken for which; None where images get no class.
-      accuracy: how often an image was taken for its class; NaN where images get no class.
+      classified: what was found for each image.
       ood: how well each score tells unknown images, as `Detected.measure` returns it; None
         where there are no sets of them.
     """
@@ -39,8 +39,15 @@ class Measured(NamedTuple):
     figures: dict[str, float]
     curves: dict[str, np.ndarray] | None
     confusions: list[Confusion] | None
-    accuracy: float
+    classified: Classified
     ood: dict[str, dict[str, dict[str, float]]] | None
+
+    @property
+    def accuracy(self) -> float:
+        """How often an image was taken for its class; NaN where images get no class."""
+        if self.classified.predictions is None:
+            return math.nan
+        return float(np.mean(self.classified.labels == self.classified.predictions))
 
 
 def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured:
@@ -57,9 +64,8 @@ def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured
         f"classification/{_classification_name(stage, name)}": value
         for name, value in classified.figures.items()
     }
-    confusions, accuracy = None, math.nan
+    confusions = None
     if classified.predictions is not None:
-        accuracy = float(np.mean(classified.labels == classified.predictions))
         confusions = count_confusions(
             classified.labels, classified.predictions, stage.dataset.class_names
         )
@@ -70,7 +76,7 @@ def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured
         found = detect_ood(stage, weights, codebook).measure()
         figures |= _prefixed(f"ood/{names.codes}", _ood_figures(found))
     if codebook is None:
-        return Measured(figures, curves, confusions, accuracy, found)
+        return Measured(figures, curves, confusions, classified, found)
     if evaluations.decoders:
         decoding = Decoding(_encoder(stage, weights), codebook, evaluations.decoders)
         decoded = decoding.run(stage.eval_batches(stage.dataset.evaluation))
@@ -79,7 +85,7 @@ def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured
     for prefix, part in {"": codebook, **shorter}.items():
         figures[f"codebook/{names.codebook}{prefix}unique"] = part.num_unique
         figures[f"codebook/{names.codebook}{prefix}min_distance"] = part.min_distance
-    return Measured(figures, curves, confusions, accuracy, found)
+    return Measured(figures, curves, confusions, classified, found)
 
 
 def classify(stage: Stage, codebook: Codebook | None, weights: State) -> Classified:

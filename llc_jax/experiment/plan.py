@@ -291,6 +291,7 @@ def _make_stage(
             prefixes=config.prefixes,
             decoders=config.decoders,
             cutoffs=() if stage.whole_dataset else config.retrieval,
+            examples=config.report,
         ),
         figures=_figure_names(config.stages, name),
         checkpoints_kept=config.checkpoint.keep,

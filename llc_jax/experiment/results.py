@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from llc_jax.codes.codebook import Codebook
 from llc_jax.experiment.config import RunConfig
-from llc_jax.experiment.figures import measure
+from llc_jax.experiment.figures import Measured, measure
 from llc_jax.experiment.stage import Stage
 from llc_jax.experiment.workdir import on_first_process
 from llc_jax.files import write_arrays
@@ -23,8 +23,8 @@ def measure_stage(
     curves_file: pathlib.Path,
     confusions_file: pathlib.Path,
     ood_directory: pathlib.Path,
-) -> dict[str, float]:
-    """Returns the figures of a stage; writes its confusions, curves and tables of scores."""
+) -> Measured:
+    """Measures a stage; writes its confusions, curves and tables of scores."""
     measured = measure(stage, weights, codebook)
     if measured.confusions is not None:
         on_first_process(write_confusions, confusions_file, measured.confusions)
@@ -32,7 +32,7 @@ def measure_stage(
         on_first_process(write_arrays, curves_file, measured.curves)
     if measured.ood is not None:
         on_first_process(write_ood_tables, ood_directory, measured.ood, measured.accuracy)
-    return measured.figures
+    return measured
 
 
 def unprefixed_stage(config: RunConfig) -> str:

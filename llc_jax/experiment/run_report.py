@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+import numpy as np
+
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.experiment.config import as_json
@@ -10,6 +12,8 @@ from llc_jax.experiment.data_record import DataRecord
 from llc_jax.experiment.results import unprefixed_stage
 from llc_jax.experiment.workdir import (
     CODEBOOK_FILE,
+    FIGURES_DIRECTORY,
+    OOD_SCORES_FILE,
     REPORT_FILE,
     RESULTS_FILE,
     StageDirectory,
@@ -17,15 +21,20 @@ from llc_jax.experiment.workdir import (
     read_results,
 )
 from llc_jax.files import atomic_write, read_arrays
+from llc_jax.report import drawings
 from llc_jax.report.classes import read_confusions
+from llc_jax.report.examples import Examples
 from llc_jax.report.html import render
 from llc_jax.report.page import make_page
 from llc_jax.report.record import RunRecord, StageRecord
+from llc_jax.report.unknown import OodScores
 from llc_jax.training.logging import read_metrics
 
 
 def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     """Writes the report of a run, finished or not, as one HTML file.
+
+    Its figures are also in `figures/`, as PNG and SVG, where matplotlib is installed.
 
     Args:
       workdir: of the run.
@@ -43,6 +52,8 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     with atomic_write(path) as temporary:
         # Names of files that are no text have no letters in UTF-8.
         temporary.write_text(render(page), encoding="utf-8", errors="replace", newline="\n")
+    if drawings.is_available():
+        drawings.write_figures(workdir / FIGURES_DIRECTORY, page.figures)
     return path
 
 
@@ -68,6 +79,7 @@ def _read_run(workdir: pathlib.Path) -> RunRecord:
     results = read_results(workdir / RESULTS_FILE)
     stages = [StageDirectory(workdir / name) for name in config.stages]
     data = DataRecord.load(workdir)
+    scores = _read(workdir / OOD_SCORES_FILE, "unknown images")
     return RunRecord(
         name=workdir.name,
         config=as_json(config),
@@ -78,6 +90,7 @@ def _read_run(workdir: pathlib.Path) -> RunRecord:
         unprefixed_stage=unprefixed_stage(config),
         codebook=_read_codebook(workdir, stages),
         images={} if data is None else data.fingerprint.images,
+        ood_scores=OodScores.from_arrays(scores) if scores else None,
     )
 
 
@@ -95,15 +108,24 @@ def _read_codebook(workdir: pathlib.Path, stages: list[StageDirectory]) -> Codeb
 
 
 def _read_stage(stage: StageDirectory) -> StageRecord:
-    confusions, curves = (), {}
-    if stage.confusions_file.exists():
-        confusions = read_confusions(stage.confusions_file)
-    if stage.curves_file.exists():
-        try:
-            curves = read_arrays(stage.curves_file)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{stage.curves_file} is damaged ({error}): remove it, and the report has no "
-                "curves of this stage."
-            ) from error
-    return StageRecord(stage.path.name, confusions, curves)
+    kept = _read(stage.examples_file, "images of this stage")
+    return StageRecord(
+        name=stage.path.name,
+        confusions=(
+            read_confusions(stage.confusions_file) if stage.confusions_file.exists() else ()
+        ),
+        curves=_read(stage.curves_file, "curves of this stage"),
+        has_class_codes=stage.codebook_file.exists(),
+        examples=Examples.from_arrays(kept) if "thumbnails" in kept else None,
+        class_weights=kept.get("class_weights"),
+    )
+
+
+def _read(path: pathlib.Path, what: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file; none where there is no such file."""
+    try:
+        return read_arrays(path) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}): remove it, and the report has no {what}."
+        ) from error

@@ -58,11 +58,13 @@ class Evaluations(NamedTuple):
       prefixes: shorter codes that are evaluated too: the first so many bits.
       decoders: names that `decoders.make` takes.
       cutoffs: the ranks at which retrieval is cut; () where it is not measured.
+      examples: whether what the report shows of its network is kept.
     """
 
     prefixes: tuple[int, ...]
     decoders: tuple[str, ...]
     cutoffs: tuple[int, ...]
+    examples: bool
 
 
 class Frozen(NamedTuple):

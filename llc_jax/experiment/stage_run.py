@@ -5,6 +5,7 @@ from clu import parameter_overview
 
 from llc_jax.codes.codebook import Codebook
 from llc_jax.experiment import codebook_sources
+from llc_jax.experiment.examples import keep_examples
 from llc_jax.experiment.extraction import on_features
 from llc_jax.experiment.figures import classify
 from llc_jax.experiment.results import measure_stage
@@ -19,6 +20,7 @@ from llc_jax.training.state import State
 
 def run_stage(stage: Stage, log: RunLog, stop_request: StopRequest) -> dict[str, float]:
     """Trains a stage and measures it; leaves its checkpoints and its codebook."""
+    images = stage.dataset.evaluation
     if stage.frozen is not None:
         stage = on_features(stage, log, stop_request)
     codebook, training = _initial_codebook(stage), stage.training
@@ -37,7 +39,10 @@ def run_stage(stage: Stage, log: RunLog, stop_request: StopRequest) -> dict[str,
             on_first_process(codebook.save, path)
     directory = stage.directory
     files = (directory.curves_file, directory.confusions_file, directory.ood_directory)
-    return measure_stage(stage, state, codebook, *files)
+    measured = measure_stage(stage, state, codebook, *files)
+    if stage.evaluations.examples:
+        keep_examples(stage, images, state, measured.classified)
+    return measured.figures
 
 
 def train_stage(

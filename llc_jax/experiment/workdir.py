@@ -9,10 +9,13 @@ environment.json          on which machine, with which versions and when, for ea
 <stage>/confusion.csv     how many images of each class were taken for which
 <stage>/pr_curve.npz      precision and recall, where retrieval is measured
 <stage>/ood/              how well each score tells unknown images: a CSV for each
+<stage>/examples.npz      what the report shows of the network: images, or weights of classes
 codebook.npz              the class codes of the last stage that has some
 metrics.jsonl             the figures of every epoch, and in tensorboard/ too
 results.json              all figures, once the run is finished
+ood_scores.npz            scores of known and of unknown images, where these were measured
 report.html               all that is here to look at, as one page
+figures/                  the figures of that page as PNG and SVG, where matplotlib is installed
 evaluation.json           the figures of an evaluation without training
 lock                      while a run is at work there: which process, where and since when
 evaluation.lock           the same of an evaluation without training
@@ -46,6 +49,8 @@ CONFIG_FILE = "config.json"
 CODEBOOK_FILE = "codebook.npz"
 RESULTS_FILE = "results.json"
 REPORT_FILE = "report.html"
+FIGURES_DIRECTORY = "figures"
+OOD_SCORES_FILE = "ood_scores.npz"
 EVALUATION_FILE = "evaluation.json"
 LOCK_FILE = "lock"
 EVALUATION_LOCK_FILE = "evaluation.lock"
@@ -102,6 +107,11 @@ class StageDirectory:
     def ood_directory(self) -> pathlib.Path:
         """Its tables of how well each score tells unknown images."""
         return self.path / "ood"
+
+    @property
+    def examples_file(self) -> pathlib.Path:
+        """What the report shows of its network."""
+        return self.path / "examples.npz"
 
     @property
     def is_finished(self) -> bool:

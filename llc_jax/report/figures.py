@@ -1,18 +1,22 @@
 """The data of the figures of a report, as JSON has them: numbers and names, bounded in size."""
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from llc_jax.codes import packing
-from llc_jax.report.clusters import cluster_codes
+from llc_jax.evaluation import dendrogram, similarity
+from llc_jax.report import examples, unknown
 from llc_jax.report.record import RunRecord
 from llc_jax.report.table import decoder_figures, ranking_title
 
 # So many points a curve, and so many pairs of classes that are confused most, are kept.
 _POINTS, _PAIRS = 400, 20_000
+# The distances of more classes than the first would not fit in the memory of a small machine, and
+# the products of more than the second in a small page.
+_CLUSTERED, _PAIRED = 5000, 1500
 # What a record of the metrics has besides its figures.
 _INDICES = ("stage", "step", "epoch")
 
@@ -23,18 +27,25 @@ def make_figures(record: RunRecord) -> dict[str, Any]:
     Returns:
       names: of the classes; the codebook's come first, in its order.
       bits, codes: k, and a string of L x k letters 0 and 1, row by row.
-      order, links: see `clusters.Clusters`.
+      order, links: the classes in the order of the dendrogram, and its merges, each [cluster,
+        cluster, distance in bits]; where there is one class, or too many, no merges.
+      representations: inner products of the classes' real representations, see
+        `_representations`; None where there are none.
       confusions: `stage`; `pairs`, each [class, what it was taken for, images]; `most_left_out`,
         the most images of a pair that is not among them; and `totals`, the images of each class.
       training: one entry a stage: `stage`, `epochs`, and `metrics`, lists by name.
       retrieval: one entry a curve: `stage`, `title`, `recall`, `precision`; and `at`, the radius
         or the rank of each point, as `by` says.
       decoders: one entry each: `name`, `accuracy` and `rate`, in codes a second.
+      examples: see `examples.figures`, with `stage`, and `explorable`, whether the codes are of
+        the codebook; None where there are no images.
+      unknown: see `unknown.curves`.
     """
     names = _class_names(record)
     return {
         "names": names,
         **_codes(record),
+        "representations": _representations(record),
         "confusions": _confusions(record, names),
         "training": _training(record),
         "retrieval": [curve for stage in record.stages for curve in _retrieval(stage)],
@@ -44,6 +55,8 @@ def make_figures(record: RunRecord) -> dict[str, Any]:
                 record.results, [stage.name for stage in record.stages], record.unprefixed_stage
             )
         ],
+        "examples": _examples(record),
+        "unknown": [] if record.ood_scores is None else unknown.curves(record.ood_scores),
     }
 
 
@@ -60,15 +73,56 @@ def _codes(record: RunRecord) -> dict[str, Any]:
     codebook = record.codebook
     if codebook is None:
         return {"bits": 0, "codes": "", "order": [], "links": []}
-    signs = packing.unpack(codebook.packed, codebook.num_bits)
-    letters = np.where(np.asarray(signs) > 0, "1", "0")
-    clusters = cluster_codes(codebook)
+    signs = codebook.latent >= 0
+    order, links = np.lexsort(signs.T[::-1]), []
+    if codebook.num_classes <= _CLUSTERED:
+        tree = dendrogram.cluster(codebook)
+        order = tree.leaves
+        links = [[int(a), int(b), round(d, 3)] for a, b, d, _ in tree.linkage.tolist()]
     return {
         "bits": codebook.num_bits,
-        "codes": "".join(letters.ravel()),
-        "order": clusters.order.tolist(),
-        "links": [[int(a), int(b), round(d, 3)] for a, b, d, _ in clusters.links.tolist()],
+        "codes": "".join(np.where(signs, "1", "0").ravel()),
+        "order": order.tolist(),
+        "links": links,
     }
+
+
+def _representations(record: RunRecord) -> dict[str, Any] | None:
+    """Returns inner products of the classes by the weights of a linear classifier.
+
+    Returns:
+      stage: of the classifier.
+      products: a byte for each pair of classes a <= b, row by row, in base 64; 0 and 255 are
+        the `ends`, two numbers, beyond which some products lie.
+      spearman: their rank correlation with the inner products of codes, mean over classes.
+    """
+    codebook = record.codebook
+    if codebook is None or not 3 <= codebook.num_classes <= _PAIRED:
+        return None
+    stages = (stage for stage in record.stages if stage.class_weights is not None)
+    stage = next((s for s in stages if len(s.class_weights) == codebook.num_classes), None)
+    if stage is None:
+        return None
+    products = similarity.inner_products(stage.class_weights)
+    of_codes = similarity.inner_products(np.where(codebook.latent >= 0, 1, -1))
+    low, high = np.quantile(products, [0.01, 0.99])
+    scaled = np.clip((products - low) / max(high - low, 1e-12), 0, 1)
+    upper = np.rint(255 * scaled[np.triu_indices(len(scaled))]).astype(np.uint8)
+    return {
+        "stage": stage.name,
+        "products": base64.b64encode(upper.tobytes()).decode(),
+        "ends": [_finite(low), _finite(high)],
+        "spearman": _finite(similarity.spearman(of_codes, products).mean()),
+    }
+
+
+def _examples(record: RunRecord) -> dict[str, Any] | None:
+    stage = record.shown_stage
+    if stage is None:
+        return None
+    codebook, num_bits = record.codebook, stage.examples.codes.shape[1]
+    explorable = stage.has_class_codes and codebook is not None and num_bits == codebook.num_bits
+    return {"stage": stage.name, "explorable": explorable, **examples.figures(stage.examples)}
 
 
 def _confusions(record: RunRecord, names: Sequence[str]) -> dict[str, Any]:

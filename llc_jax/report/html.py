@@ -8,7 +8,10 @@ import jinja2
 from llc_jax.report.page import Page
 
 # Parts of the page's script, in their order; each only uses those before it.
-_SCRIPTS = ("surface.js", "figure.js", "charts.js", "codes.js", "explorer.js", "tables.js")
+_SCRIPTS = (
+    *("surface.js", "figure.js", "charts.js", "codes.js", "explorer.js", "images.js"),
+    "tables.js",
+)
 _MAIN = "main.js"
 _STYLE = "report.css"
 

@@ -47,6 +47,7 @@ class Page:
       facts: titles and values.
       results: the tables that the console shows at the end of a run.
       remarks: what there is to say of the results, in lines.
+      unknown: how scores tell unknown images; None where that was not measured.
       pairs: the classes that are confused most; None where that was not measured.
       classes: one line a class; None where the run has neither codes nor confusions.
       figures: see `figures.make_figures`.
@@ -58,6 +59,7 @@ class Page:
     facts: list[tuple[str, str]]
     results: list[Table]
     remarks: list[str]
+    unknown: Table | None
     pairs: Table | None
     classes: Table | None
     figures: Mapping[str, Any]
@@ -75,6 +77,7 @@ def make_page(record: RunRecord) -> Page:
         facts=_facts(record),
         results=[table for table in map(_as_text, drawn) if table.rows],
         remarks=remarks(record.results),
+        unknown=_unknown(figures),
         pairs=_pairs(record.codebook, figures),
         classes=_classes(record, figures),
         figures=figures,
@@ -115,6 +118,23 @@ def _as_text(table: rich.table.Table) -> Table:
     ]
     cells = zip(*(column.cells for column in table.columns), strict=True)
     return Table(columns, [list(map(str, row)) for row in cells], str(table.caption or ""))
+
+
+def _unknown(figures: Mapping[str, Any]) -> Table | None:
+    """Returns how each score tells each set of unknown images from the known ones."""
+    if not figures["unknown"]:
+        return None
+    columns = [("unknown images", False), ("score", False), ("AUROC", True)]
+    columns += [("FPR at 95% TPR", True), ("AUPR of unknown", True), ("AUPR of known", True)]
+    rows = []
+    for curve in figures["unknown"]:
+        found = curve["figures"]
+        least, most = (f"{100 * found[f'fpr95_{end}']:.1f}" for end in ("min", "max"))
+        fpr = f"{most}%" if least == most else f"{least} to {most}%"
+        shares = [f"{found[name]:.1%}" for name in ("auroc", "aupr_out", "aupr_in")]
+        rows.append([curve["set"], curve["score"].replace("_", " "), shares[0], fpr, *shares[1:]])
+    caption = "FPR at 95% TPR: over the orders of images of the same score."
+    return Table(columns, rows, caption)
 
 
 def _pairs(codebook: Codebook | None, figures: Mapping[str, Any]) -> Table | None:

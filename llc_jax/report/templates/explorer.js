@@ -61,8 +61,13 @@ class Explorer {
 
   // Starts from the code of a class.
   choose(index) {
+    this.load(index, this.codes.code(index));
+  }
+
+  // Shows a code, of letters or bits, beside that of a class.
+  load(index, code) {
     this.start = index;
-    this.bits = this.codes.code(index);
+    this.bits = Uint8Array.from(code, Number);
     this.select.value = index;
     this.update();
   }

@@ -2,15 +2,18 @@
 
 const data = JSON.parse(document.getElementById("figures").textContent);
 const place = (name) => document.getElementById(name);
+const numbers = new Map(data.names.map((name, index) => [name, index]));
 let choose = null;
+let load = null;
 
 if (data.bits) showCodes(new Codes(data));
 if (place("confusions-figure")) showConfusions(data.confusions);
 showTraining(data.training);
 if (place("retrieval-figures")) showRetrieval(data.retrieval);
 if (place("decoders-figure")) showDecoders(data.decoders);
+if (data.examples) showExamples(data.examples);
+if (data.unknown.length) showUnknown(data.unknown);
 
-const numbers = new Map(data.names.map((name, index) => [name, index]));
 for (const box of document.querySelectorAll(".table")) {
   enhanceTable(box, (name) => {
     const index = numbers.get(name);
@@ -34,6 +37,10 @@ function showCodes(codes) {
   });
   choose = (index) => {
     explorer.choose(index);
+    place("explorer").scrollIntoView({ block: "nearest" });
+  };
+  load = (name, code) => {
+    explorer.load(numbers.get(name), code);
     place("explorer").scrollIntoView({ block: "nearest" });
   };
   const label = document.createElement("label");
@@ -72,6 +79,7 @@ function showDistances(codes) {
     ends: ["0 bits", `${most} bits`],
     axes: ["class", "classes in the order of the dendrogram"],
   }));
+  if (data.representations) showRepresentations(codes, data.representations);
   new Figure(place("histogram-figure"), "Pairs of classes at each distance", new Bars({
     values: () => counts.slice(0, most + 1),
     label: (i, count) => `${count.toLocaleString("en")} pairs at ${i} bits`,
@@ -79,6 +87,27 @@ function showDistances(codes) {
     x: "bits between two class codes",
     height: 240,
   }));
+  if (place("confused-figure")) showConfused(codes, data.confusions, most);
+}
+
+function showRepresentations(codes, { stage, products, ends, spearman }) {
+  const bytes = Uint8Array.from(atob(products), (letter) => letter.charCodeAt(0));
+  const of = (a, b) => {
+    const [first, last] = a < b ? [a, b] : [b, a];
+    return bytes[first * codes.length - (first * (first - 1)) / 2 + last - first] / 255;
+  };
+  const value = (a, b) => number(ends[0] + of(a, b) * (ends[1] - ends[0]));
+  new Figure(place("representations-figure"), "Inner products of real representations", new Matrix({
+    names: codes.names,
+    order: codes.order,
+    scale: () => colourScale("far", "middle", "near"),
+    fill: (set) => codes.order.forEach((a, row) => codes.order.forEach((b, column) => set(row, column, of(a, b)))),
+    text: (a, b) => `${codes.names[a]}\n${codes.names[b]}\ninner product ${value(a, b)}`,
+    choose: (index) => choose(index),
+    ends: ends.map(number),
+    axes: ["class", "classes in the order of the dendrogram"],
+  }), `Rows of the linear classifier of the stage ${stage}, in the same order. Their rank correlation with ` +
+    `inner products of the codes is ${number(spearman)}, mean over classes; with random codes it is about 0.`);
 }
 
 function showConfusions({ pairs, totals, stage, most_left_out: mostLeftOut }) {
@@ -112,6 +141,20 @@ function showConfusions({ pairs, totals, stage, most_left_out: mostLeftOut }) {
     axes: ["class", "taken for"],
     largest: true,
   }), `Evaluation images of the stage ${stage}. Small shares are drawn stronger than they are.`);
+}
+
+function showConfused(codes, { pairs, most_left_out: mostLeftOut }, most) {
+  const counts = new Array(codes.bits + 1).fill(0);
+  for (const [a, b, images] of pairs) {
+    if (a !== b && Math.max(a, b) < codes.length) counts[codes.distances(codes.of(a))[b]] += images;
+  }
+  new Figure(place("confused-figure"), "Wrong images at each distance", new Bars({
+    values: () => counts.slice(0, most + 1),
+    label: (i, count) => `${count.toLocaleString("en")} images were taken for a class ${i} bits away`,
+    isMarked: () => true,
+    x: "bits between the class and the one taken for it",
+    height: 240,
+  }), mostLeftOut ? `Without pairs of at most ${mostLeftOut} images.` : "");
 }
 
 function showTraining(stages) {
@@ -153,4 +196,55 @@ function showDecoders(decoders) {
   new Figure(place("decoders-figure"), "Decoders: accuracy and throughput", new Chart(
     series, { x: "codes per second", y: "accuracy in %", logX: true, height: 260, legend: true },
   ));
+}
+
+async function showExamples(examples) {
+  const pictures = await decodeImages(examples.images);
+  const pick = examples.explorable && load
+    ? (image) => load(examples.images[image][0], examples.images[image][2])
+    : null;
+  const hint = pick ? " A click on an image loads its code." : "";
+  new Figure(
+    place("hyperplanes-figure"), "What each bit divides", new Hyperplanes(examples, pictures, pick),
+    `Evaluation images of the stage ${examples.stage}, sorted by the probability of the bit; the share is that of +1.${hint}`,
+  );
+  if (!examples.queries.some(({ found }) => found.length)) return;
+  new Figure(
+    place("found-figure"), "What random images find", new Found(examples, pictures, pick),
+    "The nearest of the other evaluation images, with their distance in bits; equally near ones " +
+      `are in a random order. \u2713 is of the query's class, \u2717 is not.${hint}`,
+  );
+}
+
+function showUnknown(curves) {
+  const words = (score) => score.replaceAll("_", " ");
+  const percent = (share) => `${(100 * share).toFixed(1)}%`;
+  for (const set of new Set(curves.map((curve) => curve.set))) {
+    const of = curves.filter((curve) => curve.set === set);
+    new Figure(place("unknown-figures"), `${set}: known and unknown images`, new Chart(
+      of.map(({ score, figures, roc }) => ({
+        name: `${words(score)}, AUROC ${percent(figures.auroc)}`,
+        xs: roc.known,
+        ys: roc.unknown,
+        label: (i) => `${words(score)}${roc.threshold[i] === null ? "" : ` from ${number(roc.threshold[i])}`}\n` +
+          `unknown images found: ${percent(roc.unknown[i])}\nknown images called unknown: ${percent(roc.known[i])}`,
+      })),
+      { x: "known images called unknown", y: "unknown images found", height: 330, legend: true, yRange: [0, 1] },
+    ));
+    const histogram = ({ score, histogram: { at, known, unknown } }) => new Chart(
+      [["known", known], [set, unknown]].map(([name, shares]) => ({
+        name, xs: at, ys: shares, label: (i) => `${name}: ${percent(shares[i])} at ${number(at[i])}`,
+      })),
+      { x: `${words(score)}: the higher, the more unknown`, y: "share of images", height: 330, legend: true, zero: true },
+    );
+    const figure = new Figure(place("unknown-figures"), `${set}: a score`, histogram(of[0]));
+    const select = element("select", figure.heading);
+    select.setAttribute("aria-label", `Score of ${set}`);
+    select.append(...of.map(({ score }, i) => new Option(words(score), i)));
+    select.addEventListener("change", () => {
+      figure.plot = histogram(of[+select.value]);
+      figure.cursor = null;
+      figure.draw();
+    });
+  }
 }

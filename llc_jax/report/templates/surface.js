@@ -58,7 +58,7 @@ class CanvasSurface {
     context.restore();
   }
 
-  // picture: a canvas of one pixel a cell.
+  // picture: a canvas of one pixel a cell, or an image.
   picture(picture, x, y, width, height) {
     this.context.imageSmoothingEnabled = picture.width > width;
     this.context.drawImage(picture, x, y, width, height);
@@ -99,8 +99,9 @@ class SvgSurface {
 
   picture(picture, x, y, width, height) {
     this.parts.push(
-      `<image x="${x}" y="${y}" width="${width}" height="${height}" image-rendering="pixelated"` +
-        ` preserveAspectRatio="none" href="${picture.toDataURL()}"/>`,
+      `<image x="${round(x)}" y="${round(y)}" width="${round(width)}" height="${round(height)}"` +
+        (picture.width > width ? "" : ' image-rendering="pixelated"') +
+        ` preserveAspectRatio="none" href="${picture.src || picture.toDataURL()}"/>`,
     );
   }
 
