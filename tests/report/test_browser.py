@@ -139,6 +139,49 @@ def test_names_and_distances_are_told_under_the_pointer_and_a_click_loads_a_code
     assert page.locator("#explorer-class").input_value() == str(order[2])
 
 
+def test_a_click_on_an_image_loads_its_code(run, open_page):
+    page = open_page(run)
+    examples = page.evaluate("JSON.parse(document.getElementById('figures').textContent).examples")
+    canvas = page.locator("#hyperplanes-figure canvas")
+    canvas.scroll_into_view_if_needed()
+    (image, probability), *_ = examples["bits"][0]["sides"][1]
+    name, taken, code, _ = examples["images"][image]
+    described = f"{name}, recognised" if name == taken else f"{name}, taken for {taken}"
+    start = 62 + 8 * (66 + 3) + 22  # Of the side +1, below the line of titles.
+    canvas.hover(position={"x": start + 20, "y": 40})
+    text = page.locator("#tooltip").inner_text()
+    assert text == f"{described}\nbit 0 is +1 with probability {probability:.4g}"
+    canvas.click(position={"x": start + 20, "y": 40})
+    pressed = page.locator("#explorer-bits button")
+    found = [button.get_attribute("aria-pressed") == "true" for button in pressed.all()]
+    assert found == [letter == "1" for letter in code]
+    assert page.locator("#explorer-class").input_value() == str(NAMES.index(name))
+    canvas = page.locator("#found-figure canvas")
+    canvas.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    other, distance = examples["queries"][0]["found"][0]
+    is_right = (
+        examples["images"][other][0] == examples["images"][examples["queries"][0]["image"]][0]
+    )
+    said = page.locator("#tooltip").inner_text().splitlines()[-1]
+    assert said.startswith(f"{'right' if is_right else 'wrong'}, {distance} bit")
+
+
+def test_scores_of_unknown_images_are_chosen(run, open_page):
+    page = open_page(run)
+    assert page.locator("#unknown-figures figure").count() == 4
+    select = page.locator("#unknown-figures select").first
+    canvas = page.locator("#unknown-figures figure canvas").nth(1)
+    canvas.scroll_into_view_if_needed()
+    before = canvas.screenshot()
+    select.select_option("1")
+    assert canvas.screenshot() != before
+    page.locator("#unknown-figures canvas").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert "known images called unknown: 0.0%" in page.locator("#tooltip").inner_text()
+
+
 def test_all_can_be_done_with_the_keyboard(run, open_page):
     page = open_page(run)
     order = page.evaluate("JSON.parse(document.getElementById('figures').textContent).order")
@@ -191,7 +234,8 @@ def test_names_do_no_harm(run, open_page):
 
 def test_figures_are_saved_as_svg_and_png(run, open_page, tmp_path):
     page = open_page(run)
-    for host in ("#codebook-figure", "#distances-figure", "#retrieval-figures"):
+    hosts = ("#codebook-figure", "#distances-figure", "#found-figure", "#retrieval-figures")
+    for host in hosts:
         for kind in ("SVG", "PNG"):
             with page.expect_download() as download:
                 page.locator(f"{host} button", has_text=kind).first.click()

@@ -1,4 +1,3 @@
-import warnings
 import xml.etree.ElementTree as ElementTree
 
 import cv2
@@ -34,14 +33,12 @@ def test_every_figure_is_a_png_and_an_svg(tmp_path, names, images, expected):
             assert root.tag == "{http://www.w3.org/2000/svg}svg"
             assert "script" not in {element.tag.rpartition("}")[2] for element in root.iter()}
         else:
-            image = cv2.imread(str(path))
-            assert len(np.unique(image)) > 2
+            assert cv2.imread(str(path)).std() > 1
 
 
 def test_where_matplotlib_is_missing_there_is_the_page_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with warnings.catch_warnings():
-        assert write_report(make_run(tmp_path, ["a", "b", "c"])).exists()
+    assert write_report(make_run(tmp_path, ["a", "b", "c"])).exists()
     assert not (tmp_path / "figures").exists()
 
 
