@@ -149,14 +149,7 @@ def _add_evaluation(subparsers) -> None:
     evaluate.add_argument(
         "--retrieval", nargs="+", default=[], type=int, help="ranks at which to measure retrieval"
     )
-    for group, likeness in (("near", "like"), ("far", "unlike")):
-        evaluate.add_argument(
-            f"--{group}",
-            nargs="+",
-            default=[],
-            metavar="NAME=DATA",
-            help=f"sets of unknown images {likeness} those of the classes, to tell from them",
-        )
+    _add_unknown(evaluate)
     evaluate.set_defaults(command=commands.evaluate)
 
     report = subparsers.add_parser("report", help="make a page that shows the results of a run")
@@ -164,13 +157,20 @@ def _add_evaluation(subparsers) -> None:
     report.add_argument(
         "--examples", action="store_true", help="encode the images again, where none are shown"
     )
-    report.add_argument(
-        "--data", help="with --examples or --ood: where the images of the run are now"
-    )
-    report.add_argument(
-        "--ood", nargs="+", default=[], metavar="NAME=DATA", help="sets of unknown images to show"
-    )
+    report.add_argument("--data", help="where the images of the run are now, to encode them again")
+    _add_unknown(report)
     report.set_defaults(command=commands.report)
+
+
+def _add_unknown(command: argparse.ArgumentParser) -> None:
+    for group, likeness in (("near", "like"), ("far", "unlike")):
+        command.add_argument(
+            f"--{group}",
+            nargs="+",
+            default=[],
+            metavar="NAME=DATA",
+            help=f"sets of unknown images {likeness} those of the classes, to tell from them",
+        )
 
 
 def _add_search(subparsers) -> None:

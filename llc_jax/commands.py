@@ -178,24 +178,15 @@ def report(options: argparse.Namespace) -> None:
     """Makes the report of a run."""
     from llc_jax.experiment import run_report
 
-    if options.examples or options.ood:
+    if options.examples or options.near or options.far:
         from llc_jax.experiment.report_inputs import FinishedRun
 
-        sets = dict(_named(given) for given in options.ood)
-        run = FinishedRun(options.run, options.data)
+        run = FinishedRun(options.run, options.data, options.near, options.far)
         if options.examples:
             run.keep_examples()
-        if sets:
-            run.keep_ood_scores(sets)
+        if options.near or options.far:
+            run.keep_ood_scores()
     print(f"Report: {run_report.write_report(options.run)}")
-
-
-def _named(given: str) -> tuple[str, str]:
-    """Returns the two halves of NAME=DATA."""
-    name, equals, data = given.partition("=")
-    if not (name and equals and data):
-        raise InputError(f"--ood is followed by NAME=DATA, such as svhn=svhn/, not {given}.")
-    return name, data
 
 
 def convert(options: argparse.Namespace) -> None:

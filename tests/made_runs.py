@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from llc_jax.codes.codebook import Codebook
+from llc_jax.evaluation.ood_detection import Detected
 from llc_jax.experiment.config import as_json, parse
 from llc_jax.experiment.finished_run import write_run
 from llc_jax.experiment.network import build_network
@@ -14,7 +15,6 @@ from llc_jax.experiment.workdir import StageDirectory
 from llc_jax.files import write_arrays, write_json
 from llc_jax.report.classes import Confusion, write_confusions
 from llc_jax.report.examples import Examples, choose, shown
-from llc_jax.report.unknown import OodScores
 from tests.tiny import tree
 
 # Names that would do harm in a page that takes them for more than text.
@@ -50,7 +50,7 @@ def make_ood_scores():
         real = generator.normal(mean, size=count)
         return {"soft_energy": real, "nearest_distance": np.maximum(real.astype(np.int32), 0)}
 
-    return OodScores(scores(500, 0), {NASTY[0]: scores(300, 2), "a/b": scores(300, 1)})
+    return Detected(scores(500, 0), {NASTY[0]: scores(300, 2), "a/b": scores(300, 1)})
 
 
 def make_run(workdir, class_names, num_bits=20, retrieval=True, images=True):
@@ -102,7 +102,9 @@ def make_run(workdir, class_names, num_bits=20, retrieval=True, images=True):
         write_arrays(StageDirectory(workdir / "linear").examples_file, class_weights)
         examples = make_examples(class_names, num_bits)
         write_arrays(StageDirectory(workdir / "instance").examples_file, examples.as_arrays())
-        write_arrays(workdir / "ood_scores.npz", make_ood_scores().as_arrays())
+        instance = StageDirectory(workdir / "instance")
+        instance.ood_directory.mkdir()
+        write_arrays(instance.ood_directory / "scores.npz", make_ood_scores().as_arrays())
     if retrieval:
         rank, radius = np.arange(1, 1001), np.arange(num_bits + 1)
         curves = {

@@ -15,6 +15,7 @@ import llc_jax
 from llc_jax import cli, main
 from llc_jax.data.sources import load_digits
 from llc_jax.experiment.run import run
+from llc_jax.reproduce import __main__ as reproduce
 from tests.tiny import tree
 from tests.writing import tar_bytes
 
@@ -67,6 +68,8 @@ def test_commands_are_understood(page, words, monkeypatch):
     program, *arguments = words
     if program == "llc":
         check_llc(arguments)
+    elif arguments[:2] == ["-m", "llc_jax.reproduce"]:
+        assert reproduce.main([*arguments[2:], "--dry-run"]) == 0
     elif arguments[:2] == ["-m", "llc_jax.main"]:
         monkeypatch.setattr("sys.argv", ["llc", *arguments[2:]])  # Where ml_collections looks.
         check_main(arguments[2:])

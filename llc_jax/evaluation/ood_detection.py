@@ -35,6 +35,29 @@ class Detected(NamedTuple):
     known: dict[str, np.ndarray]
     unknown: dict[str, dict[str, np.ndarray]]
 
+    def as_arrays(self) -> dict[str, np.ndarray]:
+        """Returns all scores by name, for a file: `known/<score>`, `unknown/<set>/<score>`."""
+        arrays = {f"known/{score}": values for score, values in self.known.items()}
+        for name, scores in self.unknown.items():
+            arrays |= {f"unknown/{name}/{score}": values for score, values in scores.items()}
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Detected":
+        """Returns what `as_arrays` has described."""
+        known, unknown = {}, {}
+        for key, values in arrays.items():
+            kind, _, rest = key.partition("/")
+            name, _, score = rest.rpartition("/")
+            (known if kind == "known" else unknown.setdefault(name, {}))[score] = values
+        return cls(known, unknown)
+
+    def joined(self, other: "Detected") -> "Detected":
+        """Returns the scores of both, of the same images; those of `other` go before."""
+        names = dict.fromkeys([*self.unknown, *other.unknown])
+        unknown = {n: {**self.unknown.get(n, {}), **other.unknown.get(n, {})} for n in names}
+        return Detected({**self.known, **other.known}, unknown)
+
     def measure(self) -> dict[str, dict[str, dict[str, float]]]:
         """Returns what `ood.measure` finds, by score, then by set.
 

@@ -32,15 +32,16 @@ class Measured(NamedTuple):
       curves: of retrieval, float64 arrays by name; None where it is not measured.
       confusions: how often each class was taken for which; None where images get no class.
       classified: what was found for each image.
-      ood: how well each score tells unknown images, as `Detected.measure` returns it; None
-        where there are no sets of them.
+      detected: the scores of known and unknown images; None where there are no sets of these.
+      ood: how well they tell them apart, as `Detected.measure` returns it.
     """
 
     figures: dict[str, float]
     curves: dict[str, np.ndarray] | None
     confusions: list[Confusion] | None
     classified: Classified
-    ood: dict[str, dict[str, dict[str, float]]] | None
+    detected: Detected | None
+    ood: dict[str, dict[str, dict[str, float]]]
 
     @property
     def accuracy(self) -> float:
@@ -58,7 +59,8 @@ def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured
       weights: its `params` and `batch_stats`, on the devices.
       codebook: its class codes, None where it has none.
     """
-    names, evaluations, curves, found = stage.figures, stage.evaluations, None, None
+    names, evaluations, curves = stage.figures, stage.evaluations, None
+    found, ood = None, {}
     classified = classify(stage, codebook, weights)
     figures = {
         f"classification/{_classification_name(stage, name)}": value
@@ -73,10 +75,11 @@ def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured
         retrieval, curves = _retrieve(stage, weights)
         figures |= {f"retrieval/{names.retrieval}{name}": v for name, v in retrieval.items()}
     if stage.dataset.unknown:
-        found = detect_ood(stage, weights, codebook).measure()
-        figures |= _prefixed(f"ood/{names.codes}", _ood_figures(found))
+        found = detect_ood(stage, weights, codebook)
+        ood = found.measure()
+        figures |= _prefixed(f"ood/{names.codes}", _ood_figures(ood))
     if codebook is None:
-        return Measured(figures, curves, confusions, classified, found)
+        return Measured(figures, curves, confusions, classified, found, ood)
     if evaluations.decoders:
         decoding = Decoding(_encoder(stage, weights), codebook, evaluations.decoders)
         decoded = decoding.run(stage.eval_batches(stage.dataset.evaluation))
@@ -85,7 +88,7 @@ def measure(stage: Stage, weights: State, codebook: Codebook | None) -> Measured
     for prefix, part in {"": codebook, **shorter}.items():
         figures[f"codebook/{names.codebook}{prefix}unique"] = part.num_unique
         figures[f"codebook/{names.codebook}{prefix}min_distance"] = part.min_distance
-    return Measured(figures, curves, confusions, classified, found)
+    return Measured(figures, curves, confusions, classified, found, ood)
 
 
 def classify(stage: Stage, codebook: Codebook | None, weights: State) -> Classified:

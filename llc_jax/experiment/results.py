@@ -7,7 +7,7 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.experiment.config import RunConfig
 from llc_jax.experiment.figures import Measured, measure
 from llc_jax.experiment.stage import Stage
-from llc_jax.experiment.workdir import on_first_process
+from llc_jax.experiment.workdir import OOD_SCORES_FILE, on_first_process
 from llc_jax.files import write_arrays
 from llc_jax.report.classes import classes_table, read_confusions, write_confusions
 from llc_jax.report.ood import write_ood_tables
@@ -30,8 +30,10 @@ def measure_stage(
         on_first_process(write_confusions, confusions_file, measured.confusions)
     if measured.curves is not None:
         on_first_process(write_arrays, curves_file, measured.curves)
-    if measured.ood is not None:
+    if measured.detected is not None:
         on_first_process(write_ood_tables, ood_directory, measured.ood, measured.accuracy)
+        scores = measured.detected.as_arrays()
+        on_first_process(write_arrays, ood_directory / OOD_SCORES_FILE, scores)
     return measured
 
 

@@ -1,5 +1,6 @@
 """The report of a run, made of the files in its workdir alone."""
 
+import functools
 import os
 import pathlib
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
+from llc_jax.evaluation.ood_detection import Detected
 from llc_jax.experiment.config import as_json
 from llc_jax.experiment.data_record import DataRecord
 from llc_jax.experiment.results import unprefixed_stage
@@ -27,7 +29,6 @@ from llc_jax.report.examples import Examples
 from llc_jax.report.html import render
 from llc_jax.report.page import make_page
 from llc_jax.report.record import RunRecord, StageRecord
-from llc_jax.report.unknown import OodScores
 from llc_jax.training.logging import read_metrics
 
 
@@ -79,7 +80,6 @@ def _read_run(workdir: pathlib.Path) -> RunRecord:
     results = read_results(workdir / RESULTS_FILE)
     stages = [StageDirectory(workdir / name) for name in config.stages]
     data = DataRecord.load(workdir)
-    scores = _read(workdir / OOD_SCORES_FILE, "unknown images")
     return RunRecord(
         name=workdir.name,
         config=as_json(config),
@@ -90,7 +90,7 @@ def _read_run(workdir: pathlib.Path) -> RunRecord:
         unprefixed_stage=unprefixed_stage(config),
         codebook=_read_codebook(workdir, stages),
         images={} if data is None else data.fingerprint.images,
-        ood_scores=OodScores.from_arrays(scores) if scores else None,
+        ood_scores=_read_ood_scores(stages),
     )
 
 
@@ -99,6 +99,13 @@ def _results_so_far(stages: list[StageDirectory]) -> dict[str, float]:
     for stage in stages:
         results |= read_results(stage.results_file)
     return results
+
+
+def _read_ood_scores(stages: list[StageDirectory]) -> Detected | None:
+    """Returns the scores of all stages; of those that several have, the last one's."""
+    files = [stage.ood_directory / OOD_SCORES_FILE for stage in stages]
+    found = [Detected.from_arrays(_read(file, "unknown images")) for file in files if file.exists()]
+    return functools.reduce(Detected.joined, found) if found else None
 
 
 def _read_codebook(workdir: pathlib.Path, stages: list[StageDirectory]) -> Codebook | None:

@@ -8,12 +8,11 @@ environment.json          on which machine, with which versions and when, for ea
 <stage>/results.json      its figures, once it is finished
 <stage>/confusion.csv     how many images of each class were taken for which
 <stage>/pr_curve.npz      precision and recall, where retrieval is measured
-<stage>/ood/              how well each score tells unknown images: a CSV for each
+<stage>/ood/              how well each score tells unknown images: a CSV for each; scores.npz
 <stage>/examples.npz      what the report shows of the network: images, or weights of classes
 codebook.npz              the class codes of the last stage that has some
 metrics.jsonl             the figures of every epoch, and in tensorboard/ too
 results.json              all figures, once the run is finished
-ood_scores.npz            scores of known and of unknown images, where these were measured
 report.html               all that is here to look at, as one page
 figures/                  the figures of that page as PNG and SVG, where matplotlib is installed
 evaluation.json           the figures of an evaluation without training
@@ -50,7 +49,7 @@ CODEBOOK_FILE = "codebook.npz"
 RESULTS_FILE = "results.json"
 REPORT_FILE = "report.html"
 FIGURES_DIRECTORY = "figures"
-OOD_SCORES_FILE = "ood_scores.npz"
+OOD_SCORES_FILE = "scores.npz"
 EVALUATION_FILE = "evaluation.json"
 LOCK_FILE = "lock"
 EVALUATION_LOCK_FILE = "evaluation.lock"
@@ -105,7 +104,7 @@ class StageDirectory:
 
     @property
     def ood_directory(self) -> pathlib.Path:
-        """Its tables of how well each score tells unknown images."""
+        """Its scores of unknown images, and tables of how well each tells them."""
         return self.path / "ood"
 
     @property

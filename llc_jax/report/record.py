@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from llc_jax.codes.codebook import Codebook
+from llc_jax.evaluation.ood_detection import Detected
 from llc_jax.report.classes import Confusion
 from llc_jax.report.examples import Examples
-from llc_jax.report.unknown import OodScores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class RunRecord:
     unprefixed_stage: str
     codebook: Codebook | None
     images: Mapping[str, int]
-    ood_scores: OodScores | None = None
+    ood_scores: Detected | None = None
 
     @property
     def confused_stage(self) -> StageRecord | None:

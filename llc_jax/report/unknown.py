@@ -1,51 +1,17 @@
 """Scores of known and of unknown images, as figures: ROC curves and histograms."""
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from llc_jax.evaluation import ood
+from llc_jax.evaluation.ood_detection import Detected
 
 # Points of a curve, and bars of a histogram, at most.
 _POINTS, _BARS = 160, 40
-# What is known in `OodScores.as_arrays`, and what is not.
-_KNOWN, _UNKNOWN = "known", "unknown"
 
 
-@dataclasses.dataclass(frozen=True)
-class OodScores:
-    """Scores of images by their names; the higher, the more an image seems unknown.
-
-    Attributes:
-      known: number[N], of the images that the run was evaluated on.
-      unknown: number[M] each, by the name of a set of unknown images and that of the score;
-        each set has the scores of `known`.
-    """
-
-    known: Mapping[str, np.ndarray]
-    unknown: Mapping[str, Mapping[str, np.ndarray]]
-
-    def as_arrays(self) -> dict[str, np.ndarray]:
-        """Returns all scores by name, for a file."""
-        arrays = {f"{_KNOWN}/{score}": values for score, values in self.known.items()}
-        for name, scores in self.unknown.items():
-            arrays |= {f"{_UNKNOWN}/{name}/{score}": values for score, values in scores.items()}
-        return arrays
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "OodScores":
-        """Returns what `as_arrays` has described."""
-        known, unknown = {}, {}
-        for key, values in arrays.items():
-            kind, _, rest = key.partition("/")
-            name, _, score = rest.rpartition("/")
-            (known if kind == _KNOWN else unknown.setdefault(name, {}))[score] = values
-        return cls(known, unknown)
-
-
-def curves(scores: OodScores) -> list[dict[str, Any]]:
+def curves(scores: Detected) -> list[dict[str, Any]]:
     """Returns how each score tells each set of unknown images from the known ones.
 
     Returns:

@@ -79,15 +79,15 @@ def test_unknown_images_are_scored_and_shown(workdir, tmp_path):
     (tmp_path / "noise" / "x").mkdir(parents=True)
     for number, image in enumerate(images):
         cv2.imwrite(str(tmp_path / "noise" / "x" / f"{number:02d}.png"), image[..., ::-1])
-    assert main(["report", str(workdir), "--ood", f"noise={tmp_path}/noise"]) == 0
-    kept = read(workdir / "ood_scores.npz")
+    assert main(["report", str(workdir), "--near", f"noise={tmp_path}/noise"]) == 0
+    kept = read(workdir / "instance" / "ood" / "scores.npz")
     model = llc_jax.load(workdir)
     expected = ood_scores.code_scores(model.code_logits(images), model.codebook.packed)
     known = [name for name in kept if name.startswith("known/")]
     assert {name.removeprefix("known/") for name in known} == expected.keys()
     for name, scores in expected.items():
         # Features are kept in 16 bits, and a bit may change by that.
-        close = np.isclose(kept[f"unknown/noise/{name}"], scores, rtol=0.05, atol=0.05)
+        close = np.isclose(kept[f"unknown/near/noise/{name}"], scores, rtol=0.05, atol=0.05)
         assert close.mean() > 0.8
         assert kept[f"known/{name}"].shape == (898,)
     page = (workdir / "report.html").read_text()
@@ -97,16 +97,16 @@ def test_unknown_images_are_scored_and_shown(workdir, tmp_path):
 
 def test_what_cannot_be_scored_is_refused(workdir, tmp_path, capsys):
     for given, message in (
-        ("noise", "--ood is followed by NAME=DATA"),
+        ("noise", "NAME=DATA"),
         ("noise=/there/is/no/such", "There is no data at /there/is/no/such"),
     ):
-        assert main(["report", str(workdir), "--ood", given]) == 2
+        assert main(["report", str(workdir), "--far", given]) == 2
         assert message in capsys.readouterr().err
     vectors = np.zeros((4, 3), np.float32)
     np.savez(tmp_path / "vectors.npz", embeddings=vectors, labels=np.zeros(4, np.int32))
     source = f"embeddings:{tmp_path}/vectors.npz"
-    with pytest.raises(InputError, match="is of another kind of data than those of the run"):
-        FinishedRun(workdir).keep_ood_scores({"vectors": source})
+    with pytest.raises(InputError, match="embeddings of 3 numbers"):
+        FinishedRun(workdir, near=[f"vectors={source}"])
 
 
 def test_embeddings_have_no_images(tmp_path):

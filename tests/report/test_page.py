@@ -195,7 +195,6 @@ def test_an_unfinished_run_has_a_report_of_what_there_is(tmp_path):
     make_run(tmp_path, ["a", "b", "c"])
     (tmp_path / "results.json").unlink()
     (tmp_path / "codebook.npz").unlink()
-    (tmp_path / "ood_scores.npz").unlink()
     shutil.rmtree(tmp_path / "instance")
     page = Page(path := write_report(tmp_path))
     assert "This run is not finished" in path.read_text()
@@ -220,7 +219,7 @@ def test_where_there_is_no_run_or_a_damaged_one_a_sentence_says_so(tmp_path, cap
     assert main(["report", str(tmp_path)]) == 2
     assert "is not the workdir of a run" in capsys.readouterr().err
     make_run(tmp_path, ["a", "b", "c"])
-    for file in ("instance/pr_curve.npz", "instance/examples.npz", "ood_scores.npz"):
+    for file in ("instance/pr_curve.npz", "instance/examples.npz", "instance/ood/scores.npz"):
         path, whole = tmp_path / file, (tmp_path / file).read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(InputError, match=rf"{path.name} is damaged .*: remove it"):

@@ -3,7 +3,8 @@ import pytest
 import sklearn.metrics
 
 from llc_jax.errors import InputError
-from llc_jax.report.unknown import OodScores, curves
+from llc_jax.evaluation.ood_detection import Detected
+from llc_jax.report.unknown import curves
 from tests.made_runs import make_ood_scores
 
 
@@ -46,17 +47,17 @@ def test_histograms_have_all_images(found):
 
 @pytest.mark.parametrize("unknown", [np.zeros(4), np.ones(4), np.arange(4) > 1])
 def test_scores_of_one_or_two_values_are_drawn(unknown):
-    (curve,) = curves(OodScores({"s": np.zeros(3)}, {"x": {"s": unknown}}))
+    (curve,) = curves(Detected({"s": np.zeros(3)}, {"x": {"s": unknown}}))
     assert curve["roc"]["unknown"][-1] == 1
     assert sum(curve["histogram"]["known"]) == 1
 
 
 def test_a_score_that_is_not_finite_is_refused():
     with pytest.raises(InputError, match="Score 1 of the OOD images is nan"):
-        curves(OodScores({"s": np.zeros(3)}, {"x": {"s": np.array([0, np.nan])}}))
+        curves(Detected({"s": np.zeros(3)}, {"x": {"s": np.array([0, np.nan])}}))
 
 
 def test_scores_are_read_as_they_were_written():
     scores = make_ood_scores()
-    again = OodScores.from_arrays(scores.as_arrays())
+    again = Detected.from_arrays(scores.as_arrays())
     assert curves(again) == curves(scores)
