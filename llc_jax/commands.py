@@ -3,16 +3,13 @@
 import argparse
 import functools
 import json
-import pathlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from llc_jax import arguments
 from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
-from llc_jax.data import image_list
-from llc_jax.data.stores import Folder
 from llc_jax.errors import InputError
 from llc_jax.files import atomic_write
 
@@ -56,9 +53,9 @@ def encode(options: argparse.Namespace) -> None:
         raise InputError("--task and --decoder are for --shards.")
     if options.out.suffix != ".npz":
         raise InputError(f"--out is an .npz file, not {options.out}.")
-    files = _files(options.images)
+    files = arguments.find_files(options.images)
     model = _load(options.run)
-    names, logits = _code_logits(model, files, options.on_error or "stop")
+    names, logits = arguments.code_logits(model, files, options.on_error or "stop")
     codes = packing.to_little_endian(packing.pack_on_host(logits))
     arrays = {"codes": codes, "num_bits": model.num_bits, "paths": np.array(names, np.str_)}
     if options.logits:
@@ -112,10 +109,10 @@ def classify(options: argparse.Namespace) -> None:
     """Prints the classes of images."""
     from llc_jax.decoding import decoders
 
-    images = _files(options.images)
+    images = arguments.find_files(options.images)
     model = _load(options.run)
     decode = decoders.make(options.decoder, model.codebook)
-    paths, logits = _code_logits(model, images, options.on_error)
+    paths, logits = arguments.code_logits(model, images, options.on_error)
     labels, distances = map(np.asarray, decode(logits))
     names = [*model.codebook.class_names, None]  # The label -1, rejected, is the last.
     rows = [
@@ -136,9 +133,9 @@ def detect(options: argparse.Namespace) -> None:
     from llc_jax.decoding import decoders
 
     hamming.check_radius(options.radius)
-    images = _files(options.images)
+    images = arguments.find_files(options.images)
     model = _load(options.run)
-    paths, logits = _code_logits(model, images, options.on_error)
+    paths, logits = arguments.code_logits(model, images, options.on_error)
     labels, distances = map(np.asarray, decoders.make("mhd", model.codebook)(logits))
     rows = [
         {
@@ -260,14 +257,14 @@ def search(options: argparse.Namespace) -> None:
         ]
     )
     names_of = _names(options.codes, index, named) if options.codes else None
-    files = _files(options.images)
+    files = arguments.find_files(options.images)
     model = _load(options.run)
     if model.num_bits != index.num_bits:
         raise InputError(
             f"The index {named} has codes of {index.num_bits} bits, the run "
             f"{options.run} of {model.num_bits}: make the index with that run."
         )
-    paths, logits = _code_logits(model, files, None)
+    paths, logits = arguments.code_logits(model, files, None)
     if options.rescore:
         oversample = 4 if options.oversample is None else options.oversample
         distances, ids, scores = index.rescore(logits, options.top, oversample)
@@ -366,58 +363,3 @@ def _codebook(path: str) -> Codebook:
     if codebook is None:
         raise InputError(f"The stage {stage.name!r} of {stage.workdir} has no class codes.")
     return codebook
-
-
-def _code_logits(model, files: list[str], on_error: str | None) -> tuple[list[str], np.ndarray]:
-    """Returns the names of the inputs in files that can be read, and their code logits.
-
-    Args:
-      model: that encodes them.
-      files: images; or files of embeddings, for a model of these.
-      on_error: "stop" or "skip", what to do about an input that cannot be read; None to stop,
-        where the command has no such option.
-
-    Raises:
-      InputError: if one cannot be read and is not skipped, or if none can.
-    """
-    from llc_jax.corpus import inputs
-
-    if model.kind == "images":
-        groups = [inputs.Items(files, files)]
-    else:
-        groups = [inputs.open_file(pathlib.Path(file), model.kind) for file in files]
-    names, logits, count = [], [], sum(len(items.keys) for items in groups)
-    for part in model.stream((items.keys, items.inputs) for items in groups if len(items.keys)):
-        for error in part.errors.values():
-            if on_error != "skip":
-                hint = " With --on-error skip it is left out." if on_error else ""
-                raise InputError(f"{error}{hint}") from error
-            print(f"skipped: {error}", file=sys.stderr)
-        keys = part.group[part.rows]
-        good = [i for i in range(len(keys)) if part.rows.start + i not in part.errors]
-        names += [keys[i] for i in good]
-        logits.append(part.code_logits[good])
-    if len(names) < count:
-        print(f"skipped {count - len(names)} of {count} {model.kind}", file=sys.stderr)
-    if not names:
-        raise InputError(f"None of the {model.kind} can be read.")
-    return names, np.concatenate(logits)
-
-
-def _files(arguments: list[str]) -> list[str]:
-    """Replaces folders, and lists of images, by the images in them."""
-    paths = []
-    for argument in arguments:
-        path, listed = pathlib.Path(argument), image_list.find(argument)
-        if path.is_dir():
-            files = Folder(path).files()
-            if not files:
-                raise InputError(f"There are no images in the folder {path}.")
-            paths += [str(path / file) for file in files]
-        elif listed is not None and listed.path.exists():
-            paths += [str(listed.folder / file) for file in image_list.read(listed).names]
-        elif path.exists():
-            paths.append(argument)
-        else:
-            raise InputError(f"There is no image {argument}.")
-    return paths

@@ -12,7 +12,8 @@ ROOMS = (
     *("errors", "options", "files", "mesh", "compiling"),
     *("codes", "decoding", "search", "models", "weights", "data", "prepare"),
     *("training", "evaluation", "report", "experiment"),
-    *("inference", "serving", "corpus", "estimator", "reproduce", "main", "commands", "cli"),
+    *("inference", "serving", "corpus", "estimator", "reproduce"),
+    *("main", "arguments", "commands", "cli"),
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts): file for file in FILES}

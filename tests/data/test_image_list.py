@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from llc_jax import commands
+from llc_jax import arguments
 from llc_jax.data import image_list, splits
 from llc_jax.data.fingerprint import Fingerprint
 from llc_jax.errors import InputError
@@ -74,11 +74,11 @@ def test_its_place_and_fingerprint_do_not_depend_on_the_working_directory(openoo
 
 
 def test_commands_take_lists_of_images(openood):
-    paths = commands._files([place(openood, "ood"), place(openood, "test")])
+    paths = arguments.find_files([place(openood, "ood"), place(openood, "test")])
     assert paths[0] == f"{openood}/images_classic/cifar10/test/my cat/1.png"
     assert len(paths) == 4
     with pytest.raises(InputError, match="There is no image .*gone.txt"):
-        commands._files(["gone.txt"])
+        arguments.find_files(["gone.txt"])
 
 
 @pytest.mark.parametrize(

@@ -115,9 +115,9 @@ def test_llc_encode_and_llc_index(disk, monkeypatch, capsys, tmp_path):
 
     rng = np.random.default_rng(0)
     paths, logits = [f"{i}.png" for i in range(20_000)], rng.standard_normal((20_000, 8))
-    monkeypatch.setattr(commands, "_files", lambda _: paths)
+    monkeypatch.setattr(commands.arguments, "find_files", lambda _: paths)
     monkeypatch.setattr(commands, "_load", lambda _: Model)
-    monkeypatch.setattr(commands, "_code_logits", lambda *_: (paths, logits))
+    monkeypatch.setattr(commands.arguments, "code_logits", lambda *_: (paths, logits))
     codes, index = disk / "codes.npz", disk / "codes.index"
     codes.write_bytes(b"older")
     fill(disk)
