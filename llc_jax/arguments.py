@@ -5,9 +5,12 @@ import sys
 
 import numpy as np
 
+from llc_jax.copies import local
 from llc_jax.data import image_list
-from llc_jax.data.stores import Folder
+from llc_jax.data.bucket import Bucket
+from llc_jax.data.stores import Folder, is_image
 from llc_jax.errors import InputError
+from llc_jax.objects import URL, is_url
 
 
 def code_logits(model, files: list[str], on_error: str | None) -> tuple[list[str], np.ndarray]:
@@ -27,7 +30,7 @@ def code_logits(model, files: list[str], on_error: str | None) -> tuple[list[str
     if model.kind == "images":
         groups = [inputs.Items(files, files)]
     else:
-        groups = [inputs.open_file(pathlib.Path(file), model.kind) for file in files]
+        groups = [inputs.open_file(local(file), model.kind) for file in files]
     names, logits, count = [], [], sum(len(items.keys) for items in groups)
     for part in model.stream((items.keys, items.inputs) for items in groups if len(items.keys)):
         for error in part.errors.values():
@@ -50,6 +53,13 @@ def find_files(arguments: list[str]) -> list[str]:
     """Replaces folders, and lists of images, by the images in them."""
     paths = []
     for argument in arguments:
+        if is_url(argument):
+            url = URL(argument)
+            images = [url] if is_image(url.name) else [url / name for name in Bucket(url).files()]
+            if not images:
+                raise InputError(f"There are no images at {argument}.")
+            paths += map(str, images)
+            continue
         path, listed = pathlib.Path(argument), image_list.find(argument)
         if path.is_dir():
             files = Folder(path).files()

@@ -8,6 +8,7 @@ import sys
 from typing import NoReturn
 
 from llc_jax import commands
+from llc_jax.copies import as_path, named
 from llc_jax.data.prefetch import ReadersFailed, kill_workers
 from llc_jax.errors import InputError
 from llc_jax.files import WriteFailed
@@ -24,13 +25,13 @@ def main(arguments: list[str] | None = None) -> int:
         options.command(options)
         sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {named(error)}", file=sys.stderr)
         return 2
     except WriteFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {named(error)}", file=sys.stderr)
         return 1
     except ReadersFailed as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {named(error)}", file=sys.stderr, flush=True)
         kill_workers()
         os._exit(1)  # A reader that hangs would delay the usual end.
     except KeyboardInterrupt:
@@ -99,7 +100,7 @@ def _add_encoding(subparsers) -> argparse.ArgumentParser:
     encode.add_argument(
         "--out",
         required=True,
-        type=pathlib.Path,
+        type=as_path,
         help="the .npz file to write; with --shards, the folder",
     )
     encode.add_argument(
@@ -262,7 +263,7 @@ def _add_preparations(subparsers) -> None:
 
     resize = subparsers.add_parser("resize", help="copy a dataset, with smaller images, to a tar")
     resize.add_argument("source", metavar="SOURCE", help="a folder, .zip, .tar, .csv or tfds:NAME")
-    resize.add_argument("out", metavar="OUT.tar", type=pathlib.Path, help="the tar to write")
+    resize.add_argument("out", metavar="OUT.tar", type=as_path, help="the tar to write")
     resize.add_argument("--short-side", type=int, default=320, help="in pixels; 320 by default")
     resize.add_argument("--quality", type=int, default=92, help="of the JPEGs; 92 by default")
     resize.set_defaults(command=commands.prepare_resized)

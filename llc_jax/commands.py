@@ -12,6 +12,7 @@ from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.files import atomic_write
+from llc_jax.objects import is_url
 
 # Files of embeddings; all else is images.
 _EMBEDDINGS = (".npz", ".npy", ".parquet")
@@ -22,7 +23,7 @@ def train(options: argparse.Namespace) -> None:
     from llc_jax import main
 
     data, run = options.data, options.run
-    is_file = data.split(":")[0].endswith(_EMBEDDINGS)
+    is_file = data.split("://")[-1].split(":")[0].endswith(_EMBEDDINGS)
     has_embeddings = data.startswith("embeddings:") or is_file
     config = "embeddings_20bit" if has_embeddings else "folder_20bit"
     bits = [] if options.bits is None else [f"--config.num_bits={options.bits}"]
@@ -71,6 +72,8 @@ def _encode_corpus(options: argparse.Namespace) -> None:
 
     if options.out.suffix == ".npz":
         raise InputError(f"With --shards, --out is a folder, not {options.out}.")
+    if is_url(options.out):
+        raise InputError(f"With --shards, --out is a folder on a disk, not {options.out}.")
     task = tasks.find(options.task)
     model = _load(options.run)
     shards = inputs.find(options.shards, model.kind)

@@ -1,4 +1,4 @@
-"""The one exception that stands for bad input."""
+"""The exceptions that are told in a sentence, because they are no bugs."""
 
 
 class InputError(ValueError):
@@ -8,3 +8,7 @@ class InputError(ValueError):
     expected, what to do. The commands print it without a traceback and exit
     with status 2; every other exception is a bug and keeps its traceback.
     """
+
+
+class WriteFailed(OSError):
+    """A file could not be written, as on a full disk; the message is a sentence that says why."""

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
+from llc_jax.copies import as_path
 from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
 from llc_jax.experiment import memory_run
@@ -178,7 +178,7 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
           WriteFailed: if it cannot be written.
         """
         fitted = self._fitted
-        path = pathlib.Path(path).expanduser().absolute()
+        path = as_path(path).expanduser().absolute()
         write_run(path, fitted._run, fitted._weights, fitted.codebook_)
 
     @property

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from llc_jax.errors import InputError
+from llc_jax import copies
+from llc_jax.errors import InputError, WriteFailed
+from llc_jax.objects import URL
 
 # What the names of temporary files have before their suffix.
 _PARTIAL = ".partial"
@@ -27,10 +29,6 @@ _REMEDIES = {
     errno.EFBIG: "allow larger files (ulimit -f)",
     errno.ENOENT: "its directory was removed",
 }
-
-
-class WriteFailed(OSError):
-    """A file could not be written, as on a full disk; the message is a sentence that says why."""
 
 
 @contextlib.contextmanager
@@ -57,12 +55,16 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path` and renames it to `path` at the end.
 
     If the body raises, or the process dies in it, `path` keeps its old content. What a process
-    that dies leaves behind, `sweep` removes.
+    that dies leaves behind, `sweep` removes. A URL is written once the body has ended.
 
     Raises:
       WriteFailed: if the file cannot be written.
     """
-    path = pathlib.Path(path)
+    path = copies.as_path(path)
+    if isinstance(path, URL):
+        with copies.written_to(path) as temporary:
+            yield temporary
+        return
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(
@@ -78,6 +80,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        copies.publish(path)
 
 
 def sweep(directory: pathlib.Path, min_age: float = 0.0) -> None:

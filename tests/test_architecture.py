@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "llc_jax"
 
 # From the bottom to the top: a room imports from itself and from those before it.
 ROOMS = (
-    *("errors", "options", "files", "mesh", "compiling"),
+    *("errors", "options", "objects", "copies", "files", "mesh", "compiling"),
     *("codes", "decoding", "search", "models", "weights", "data", "prepare"),
     *("training", "evaluation", "report", "experiment"),
     *("inference", "serving", "corpus", "estimator", "reproduce"),

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from llc_jax.codes import construction, hamming, packing
+from llc_jax.copies import as_path, local
 from llc_jax.errors import InputError
 from llc_jax.files import atomic_write, read_array, read_arrays
 
@@ -131,7 +132,7 @@ class Codebook:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the codebook as `.npz` (all of it) or `.npy` (only the latent values)."""
-        path = pathlib.Path(path)
+        path = as_path(path)
         if path.suffix not in (".npz", ".npy"):
             raise InputError(f"A codebook is saved as .npz or .npy, not as {path.name!r}.")
         latent = self.latent.astype("<f4")
@@ -150,7 +151,7 @@ class Codebook:
         Raises:
           InputError: if the file is missing, damaged, or not a codebook.
         """
-        path = pathlib.Path(path)
+        path = local(path)
         if not path.is_file():
             raise InputError(f"There is no codebook at {path}.")
         try:

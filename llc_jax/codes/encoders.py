@@ -14,6 +14,7 @@ from sklearn.utils.random import sample_without_replacement
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from llc_jax.codes import packing, projection
+from llc_jax.copies import local
 from llc_jax.errors import InputError
 from llc_jax.files import read_arrays, write_arrays
 from llc_jax.options import choose
@@ -158,7 +159,8 @@ class LinearEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Raises:
           InputError: if the file is missing, damaged, or not an encoder.
         """
-        if not pathlib.Path(path).is_file():
+        path = local(path)
+        if not path.is_file():
             raise InputError(f"There is no encoder at {path}.")
         try:
             arrays = read_arrays(path)

@@ -20,10 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from llc_jax.copies import local
 from llc_jax.data import npz, parquet
 from llc_jax.data.vectors import Shard, VectorSource
 from llc_jax.errors import InputError
 from llc_jax.files import read_arrays, volume
+from llc_jax.objects import URL, is_url
 
 PREFIX = "embeddings:"
 EVAL_NAMES = ("val", "validation", "test")
@@ -44,20 +46,25 @@ class _Table(NamedTuple):
 def locate(source: str) -> str:
     """Returns `embeddings:PATH:LABELS` with an absolute path."""
     path, labels = _split(source)
+    if isinstance(path, URL):
+        return source
     located = PREFIX + os.path.realpath(path)
     if _names_file(labels):
         labels = os.path.realpath(_label_file(path, labels))
     return f"{located}:{labels}" if labels else located
 
 
-def path_of(source: str) -> pathlib.Path:
-    """Returns the path in `embeddings:PATH:LABELS`."""
+def path_of(source: str) -> pathlib.Path | URL:
+    """Returns the path or URL in `embeddings:PATH:LABELS`."""
     return _split(source)[0]
 
 
-def _split(source: str) -> tuple[pathlib.Path, str]:
+def _split(source: str) -> tuple[pathlib.Path | URL, str]:
     """Returns PATH and LABELS; of a path that has colons, as much as there is."""
     text = source.removeprefix(PREFIX)
+    if is_url(text):
+        path, labels = re.fullmatch(r"(.*?://[^:]*):?(.*)", text, re.DOTALL).groups()
+        return URL(path), labels
     ends = [len(text), *reversed([match.start() for match in re.finditer(":", text)])]
     paths = [os.path.expanduser(text[:end]) for end in ends]
     found = next((n for n, path in enumerate(paths) if path and os.path.exists(path)), -1)
@@ -70,6 +77,8 @@ def _names_file(labels: str) -> bool:
 
 def _label_file(path: pathlib.Path, labels: str) -> pathlib.Path:
     """Returns the file of labels that is named; it may lie beside the embeddings."""
+    if is_url(labels):
+        return local(labels)
     file = pathlib.Path(labels).expanduser()
     return file if file.exists() else path.parent / file
 
@@ -102,7 +111,10 @@ def size_of(source: str) -> int:
 
 
 def _existing(source: str) -> pathlib.Path:
-    path = path_of(source)
+    """Returns the path of the embeddings, or of the copy of a URL and of its labels."""
+    path, labels = _split(source)
+    if isinstance(path, URL):
+        return local(path, beside=[labels] if _names_file(labels) else _label_names(path))
     if not os.path.exists(path):
         raise InputError(f"There are no embeddings at {path}.")
     return path
@@ -294,13 +306,18 @@ def _checked(vectors: np.ndarray, path: pathlib.Path) -> np.ndarray:
     return vectors
 
 
+def _label_names(path: pathlib.PurePath, is_part: bool = False) -> list[str]:
+    """Returns how the labels of an .npy file may be called, which lie beside it."""
+    stems = (f"{path.stem}_labels", *(() if is_part else ("labels",)))
+    return [f"{stem}{suffix}" for stem in stems for suffix in (".npy", ".csv")]
+
+
 def _read_labels(path: pathlib.Path, labels: str, is_part: bool) -> np.ndarray:
     """Reads the labels of an .npy file; those of a part are called after it."""
     if labels:
         file = _label_file(path, labels)
     else:
-        names = (f"{path.stem}_labels", *(() if is_part else ("labels",)))
-        files = [path.parent / f"{name}{suffix}" for name in names for suffix in (".npy", ".csv")]
+        files = [path.parent / name for name in _label_names(path, is_part)]
         file = next((file for file in files if file.exists()), None)
     if file is None or not file.exists():
         remedy = f"give their file as embeddings:{path}:LABELS.npy"

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from llc_jax.copies import publish
 from llc_jax.data.pipeline import Batch, Images, Order, ProcessShard
 from llc_jax.data.vectors import Shard, VectorSource
 from llc_jax.errors import InputError
@@ -148,6 +149,7 @@ class FeatureFile:
         write_json(self.record, contents | {"sha256": sha256(self._growing)})
         with writing(self.path):
             os.replace(self._growing, self.path)
+        publish(self.path)
 
     def is_whole(self) -> bool:
         """Whether the file is there and has the bytes that were written."""

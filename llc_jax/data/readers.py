@@ -3,12 +3,12 @@
 import concurrent.futures
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 import numpy as np
 
+from llc_jax.copies import as_path
 from llc_jax.data.stores import read_image
 from llc_jax.data.transforms import Crop
 from llc_jax.errors import InputError
@@ -95,7 +95,7 @@ class ImageReader:
             return self.crop(image, "")
         if not isinstance(image, str | os.PathLike):
             return self.crop(image.read_bytes(), str(image))
-        path = pathlib.Path(image)
+        path = as_path(image)
         try:
             return self.crop(read_image(path), str(path))
         except OSError as error:

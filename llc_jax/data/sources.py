@@ -15,8 +15,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from absl import logging
 
+from llc_jax.copies import local
+from llc_jax.data.bucket import Bucket
 from llc_jax.data.stores import Folder, Store
 from llc_jax.errors import InputError
+from llc_jax.objects import URL
 
 # The most characters of a path that an error message shows.
 _SHOWN = 200
@@ -100,7 +103,8 @@ class FileSource(Source):
     @property
     def origin(self) -> str:
         """The path of the store."""
-        return str(self.store.root.resolve())
+        root = self.store.root
+        return str(root if isinstance(root, URL) else root.resolve())
 
     def read(self, index: int) -> bytes:
         """Returns an encoded image file."""
@@ -128,14 +132,14 @@ def label_by_directory(store: Store, files: Sequence[str], depth: int) -> FileSo
     return label(store, files, [name.split("/")[depth] for name in files])
 
 
-def read_csv(path: pathlib.Path) -> FileSource:
+def read_csv(path: pathlib.Path | URL) -> FileSource:
     """Reads `file,label` lines (with or without that header); files are relative to the CSV.
 
     Raises:
       InputError: if the CSV cannot be read or has another form, or a file is missing.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
+        with local(path).open(newline="", encoding="utf-8-sig") as lines:
             rows = [row for row in csv.reader(lines) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"Cannot read {path}: {error}.") from error
@@ -149,7 +153,10 @@ def read_csv(path: pathlib.Path) -> FileSource:
 
 
 def label_listed(
-    path: pathlib.Path, folder: pathlib.Path, files: Sequence[str], classes: Sequence[str]
+    path: pathlib.Path | URL,
+    folder: pathlib.Path | URL,
+    files: Sequence[str],
+    classes: Sequence[str],
 ) -> FileSource:
     """Returns a source of the files that a list names.
 
@@ -162,9 +169,9 @@ def label_listed(
     Raises:
       InputError: if there are no files, or one is missing.
     """
-    store = Folder(folder)
+    store = Bucket(folder) if isinstance(folder, URL) else Folder(folder)
     for file in files:
-        if not os.path.isfile(store.root / file):
+        if not store.has(file):
             raise InputError(
                 f"{path} names {shortened(file)}, but there is no {shortened(store.root / file)}."
             )
@@ -180,7 +187,9 @@ def shortened(path: str | os.PathLike) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
 
 
-def warn_of_repeated_files(store: Folder, files: Sequence[str], places: Sequence[str]) -> None:
+def warn_of_repeated_files(
+    store: Folder | Bucket, files: Sequence[str], places: Sequence[str]
+) -> None:
     """Warns where a file has several names, and above all where they are of several classes.
 
     Args:

@@ -1,15 +1,17 @@
 """The split of a dataset into training and evaluation images."""
 
 import os
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
+from llc_jax.copies import local
 from llc_jax.data import embeddings, image_list, imagenet, sources, tfds, webdataset
+from llc_jax.data.bucket import Bucket
 from llc_jax.data.sources import Source
 from llc_jax.data.stores import Folder, Store, Tar, Zip
 from llc_jax.errors import InputError
+from llc_jax.objects import URL, is_url
 
 TRAIN_FOLDER = "train"
 EVAL_FOLDERS = ("val", "validation", "test")
@@ -124,8 +126,14 @@ def open_source(source: str) -> Source | Splits:
         return parts[0] if len(parts) == 1 else Splits(*parts)
     if webdataset.is_named(source):
         return webdataset.open_shards(source)
+    if is_url(source):
+        url = URL(source)
+        if url.suffix.lower() == ".csv":
+            return sources.read_csv(url)
+        if url.suffix.lower() not in (".zip", ".tar"):
+            return _open_tree(Bucket(url))
     listed = image_list.find(source)
-    path = pathlib.Path(os.path.expanduser(source)) if listed is None else listed.path
+    path = local(os.path.expanduser(source)) if listed is None else listed.path
     if not os.path.exists(path):
         raise InputError(
             f"There is no data at {path} (data.source: a folder, a .zip, a .tar, a .csv or a .txt)."

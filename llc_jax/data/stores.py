@@ -22,8 +22,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from llc_jax import objects
+from llc_jax.copies import cache_directory
 from llc_jax.errors import InputError
 from llc_jax.files import read_arrays, volume, write_arrays
+from llc_jax.objects import URL
 
 IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg"),
@@ -103,6 +106,10 @@ class Folder:
             paths.append(os.path.realpath(path) if name in links else path)
         return paths
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        return os.path.isfile(self.root / name)
+
     def read(self, name: str) -> bytes:
         """Returns the content of a file."""
         try:
@@ -153,7 +160,7 @@ class Zip:
         info = self._members.get(name)
         if info is None:
             raise InputError(f"There is no {name} in {self.root}.")
-        _check_size(f"{name} in {self.root}", info.file_size)
+        check_size(f"{name} in {self.root}", info.file_size)
         try:
             with self._archive.open(info) as member:
                 return b"".join(iter(lambda: member.read(_PIECE), b""))
@@ -199,7 +206,7 @@ class Tar:
         if row is None:
             raise InputError(f"There is no {name} in {self.root}.")
         offset, size = int(self._offsets[row]), int(self._sizes[row])
-        _check_size(f"{name} in {self.root}", size)
+        check_size(f"{name} in {self.root}", size)
         try:
             content = os.pread(self._descriptor, size, offset)
         except OSError as error:
@@ -222,21 +229,24 @@ def is_image(name: str) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def read_image(path: pathlib.Path) -> bytes:
+def read_image(path: pathlib.Path | URL) -> bytes:
     """Returns the content of an image file.
 
     Raises:
       OSError: if it cannot be read.
       InputError: if it is larger than image files are, or not a file at all.
     """
+    if isinstance(path, URL):
+        return objects.read(path)
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is not a file that can be read as an image.")
-    _check_size(str(path), status.st_size)
+    check_size(str(path), status.st_size)
     return path.read_bytes()
 
 
-def _check_size(name: str, size: int) -> None:
+def check_size(name: str, size: int) -> None:
+    """Raises an InputError if a file is larger than image files are."""
     if size > MAX_IMAGE_BYTES:
         raise InputError(
             f"{name} has {volume(size)}, and an image file has at most {volume(MAX_IMAGE_BYTES)}: "
@@ -319,9 +329,8 @@ def cached(
 
 
 def _cache_file(key: str) -> pathlib.Path:
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return pathlib.Path(base) / "llc_jax" / f"{pathlib.PurePath(key).stem}.{digest}.npz"
+    return cache_directory() / f"{pathlib.PurePath(key).stem}.{digest}.npz"
 
 
 def _tar_entries(root: pathlib.Path) -> Iterator[tuple[str, int, int]]:

@@ -1,20 +1,23 @@
 """TensorFlow Datasets that are prepared as ArrayRecord, read without TensorFlow.
 
 `tfds:imagenet2012` names a dataset, `tfds:imagenet2012:train[:50000]` a split of it. The
-directory is TFDS's own: `~/tensorflow_datasets`, or $TFDS_DATA_DIR.
+directory is TFDS's own: `~/tensorflow_datasets`, or $TFDS_DATA_DIR, which may be a URL.
 """
 
 import dataclasses
 import functools
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from llc_jax.copies import local
 from llc_jax.data import stores
 from llc_jax.data.sources import Source
 from llc_jax.errors import InputError
+from llc_jax.objects import URL, is_url
 
 PREFIX = "tfds:"
 FORMAT = "array_record"
@@ -134,8 +137,11 @@ def declared_builder(name: str):
     """
     import tensorflow_datasets as tfds
 
+    directory = os.environ.get("TFDS_DATA_DIR")
+    if directory and is_url(directory):
+        directory = local(URL(directory) / re.split("[:/]", name)[0]).parent
     try:
-        return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
+        return tfds.builder(name, data_dir=directory)
     except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"TFDS has no dataset {name!r}: {reason}") from error

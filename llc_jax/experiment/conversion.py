@@ -1,9 +1,9 @@
 """From a checkpoint of PyTorch to a run that `llc_jax.load` opens, and back."""
 
 import os
-import pathlib
 
 from llc_jax.codes.codebook import Codebook
+from llc_jax.copies import as_path
 from llc_jax.errors import InputError
 from llc_jax.experiment.config import (
     CheckpointConfig,
@@ -47,7 +47,7 @@ def convert(
     Raises:
       InputError: if the checkpoint cannot be used; then nothing is written.
     """
-    workdir = pathlib.Path(workdir).absolute()
+    workdir = as_path(workdir).absolute()
     check_new(workdir)
     state = pretrained.read_state_dict(weights)
     if pretrained.PROJECTION not in state:
@@ -75,7 +75,7 @@ def export(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
     Raises:
       InputError: if there is no such run, or its backbone has no PyTorch form.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     if path.suffix not in pretrained.SUFFIXES:
         raise InputError(f"Weights are a file of {', '.join(pretrained.SUFFIXES)}, not {path}.")
     stage = find_stage(workdir)

@@ -15,6 +15,7 @@ from llc_jax.data.splits import open_splits
 from llc_jax.errors import InputError
 from llc_jax.experiment.config import DataConfig, RunConfig
 from llc_jax.files import write_json
+from llc_jax.objects import URL, is_url
 
 DATA_FILE = "data.json"
 
@@ -64,7 +65,7 @@ class DataRecord:
 
 def locate(source: str) -> str:
     """Returns what a config calls its images, but absolute where it is a path."""
-    if not source or source == "digits" or source.startswith(tfds.PREFIX):
+    if not source or source == "digits" or source.startswith(tfds.PREFIX) or is_url(source):
         return source
     if source.startswith(embeddings.PREFIX):
         return embeddings.locate(source)
@@ -78,7 +79,8 @@ def locate(source: str) -> str:
 
 def _may_exist(source: str) -> bool:
     if source.startswith(embeddings.PREFIX):
-        return embeddings.path_of(source).exists()
+        path = embeddings.path_of(source)
+        return isinstance(path, URL) or path.exists()
     listed = image_list.find(source)
     if listed is not None:
         return listed.path.exists()

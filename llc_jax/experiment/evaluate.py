@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from llc_jax.copies import as_path, local, working_copy
 from llc_jax.experiment import image_size
 from llc_jax.experiment.config import UnknownConfig, as_json, parse
 from llc_jax.experiment.data_record import DataRecord, find_images
@@ -51,7 +52,13 @@ def evaluate(
         evaluation is at work there.
       WriteFailed: if the disk is full, or the workdir was removed.
     """
-    workdir = pathlib.Path(workdir).absolute()
+    with working_copy(workdir) as copy:
+        return _evaluate(tree, copy.absolute(), devices)
+
+
+def _evaluate(
+    tree: Mapping[str, Any], workdir: pathlib.Path, devices: Sequence[jax.Device] | None
+) -> dict[str, float]:
     config = image_size.complete(parse(tree), workdir)
     log = RunLog(workdir, primary=jax.process_index() == 0)
     check_config(workdir, config, evaluation=True)
@@ -96,9 +103,10 @@ def evaluate_again(
 
     Returns, Raises: as `evaluate`.
     """
-    workdir, mesh = pathlib.Path(workdir).expanduser().absolute(), make_mesh(devices)
-    config = read_config(workdir)
-    data = find_images(DataRecord.load(workdir), config.data, source, config.seed)
+    workdir, mesh = as_path(workdir).expanduser().absolute(), make_mesh(devices)
+    directory = local(workdir)
+    config = read_config(directory)
+    data = find_images(DataRecord.load(directory), config.data, source, config.seed)
     config = dataclasses.replace(
         config,
         data=data,

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from llc_jax.copies import working_copy
 from llc_jax.data.dataset import Dataset
 from llc_jax.experiment import environment, image_size
 from llc_jax.experiment.config import as_json, parse
@@ -42,7 +43,7 @@ def run(
 
     Args:
       tree: the config, as in `configs/`.
-      workdir: where the run is kept; made if missing.
+      workdir: where the run is kept, a directory or a URL; made if missing.
       devices: which to use; by default all of all processes.
       stop_request: ends the training early; by default signals to this process do.
 
@@ -56,7 +57,16 @@ def run(
       Stopped: if the process was told to stop; progress is saved.
       Diverged: if a loss or a weight is no longer finite.
     """
-    workdir = pathlib.Path(workdir).absolute()
+    with working_copy(workdir) as copy:
+        return _run(tree, copy.absolute(), devices, stop_request or StopRequest())
+
+
+def _run(
+    tree: Mapping[str, Any],
+    workdir: pathlib.Path,
+    devices: Sequence[jax.Device] | None,
+    stop_request: StopRequest,
+) -> dict[str, float]:
     config = image_size.complete(parse(tree), workdir)
     log = RunLog(workdir, primary=jax.process_index() == 0)
     check_config(workdir, config)
@@ -75,7 +85,7 @@ def run(
             on_first_process(write_json, workdir / CONFIG_FILE, as_json(config))
             on_first_process(plan.record.save, workdir)
             on_first_process(environment.record, workdir)
-            results = _run_plan(plan, log, stop_request or StopRequest())
+            results = _run_plan(plan, log, stop_request)
             on_first_process(write_json, workdir / RESULTS_FILE, results)
     last_stage = StageDirectory(workdir / list(config.stages)[-1])
     show_results(results, config, last_stage.confusions_file, log)

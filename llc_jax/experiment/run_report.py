@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from llc_jax.codes.codebook import Codebook
+from llc_jax.copies import as_path, working_copy
 from llc_jax.errors import InputError
 from llc_jax.evaluation.ood_detection import Detected
 from llc_jax.experiment.config import as_json
@@ -23,6 +24,7 @@ from llc_jax.experiment.workdir import (
     read_results,
 )
 from llc_jax.files import atomic_write, read_arrays
+from llc_jax.objects import URL
 from llc_jax.report import drawings
 from llc_jax.report.classes import read_confusions
 from llc_jax.report.examples import Examples
@@ -32,7 +34,7 @@ from llc_jax.report.record import RunRecord, StageRecord
 from llc_jax.training.logging import read_metrics
 
 
-def write_report(workdir: str | os.PathLike) -> pathlib.Path:
+def write_report(workdir: str | os.PathLike) -> pathlib.Path | URL:
     """Writes the report of a run, finished or not, as one HTML file.
 
     Its figures are also in `figures/`, as PNG and SVG, where matplotlib is installed.
@@ -47,15 +49,15 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
       InputError: if there is no run, or a file of it is damaged.
       WriteFailed: if the file cannot be written.
     """
-    workdir = pathlib.Path(workdir).expanduser().absolute()
-    page = make_page(_read_run(workdir))
-    path = workdir / REPORT_FILE
-    with atomic_write(path) as temporary:
-        # Names of files that are no text have no letters in UTF-8.
-        temporary.write_text(render(page), encoding="utf-8", errors="replace", newline="\n")
-    if drawings.is_available():
-        drawings.write_figures(workdir / FIGURES_DIRECTORY, page.figures)
-    return path
+    workdir = as_path(workdir).expanduser().absolute()
+    with working_copy(workdir) as copy:
+        page = make_page(_read_run(copy))
+        with atomic_write(copy / REPORT_FILE) as temporary:
+            # Names of files that are no text have no letters in UTF-8.
+            temporary.write_text(render(page), encoding="utf-8", errors="replace", newline="\n")
+        if drawings.is_available():
+            drawings.write_figures(copy / FIGURES_DIRECTORY, page.figures)
+    return workdir / REPORT_FILE
 
 
 def report_lines(workdir: pathlib.Path, *, anew: bool) -> list[str]:

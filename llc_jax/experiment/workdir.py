@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import multihost_utils
 
+from llc_jax import copies, objects
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.experiment.config import RunConfig, StageConfig, as_json, parse
@@ -145,7 +146,7 @@ def find_stage(path: str | os.PathLike) -> FinishedStage:
     Raises:
       InputError: if there is no such run, or the stage is not finished.
     """
-    path = pathlib.Path(path).expanduser().absolute()
+    path = copies.local(path, beside=[CONFIG_FILE]).expanduser().absolute()
     if not path.is_dir():
         raise InputError(f"There is no run at {path}.")
     is_stage = not (path / CONFIG_FILE).exists() and (path.parent / CONFIG_FILE).exists()
@@ -240,7 +241,8 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps a workdir to this run, of one process or several, while the body runs.
 
     The lock is the operating system's, on the file `lock`, and ends with the first process
-    however that ends. Temporary files that killed processes have left are removed.
+    however that ends; at a URL it is an object, which that process renews (`objects.lock`).
+    Temporary files that killed processes have left are removed.
 
     Raises:
       InputError: if another run is at work there, naming its process, host and start.
@@ -248,6 +250,11 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         whatever that has raised.
     """
     with _locked_by_first_process(workdir / LOCK_FILE, "run"):
+        if not copies.is_current(workdir, but=(LOCK_FILE, EVALUATION_LOCK_FILE)):
+            raise InputError(
+                f"{copies.url_of(workdir)} has changed since this run was started, so another was "
+                "at work there: start this one again."
+            )
 
         def sweep_all() -> list[str]:
             for directory in (workdir, *filter(pathlib.Path.is_dir, workdir.iterdir())):
@@ -271,6 +278,12 @@ def locked_for_evaluation(workdir: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked_by_first_process(path: pathlib.Path, what: str) -> Iterator[None]:
+    url = copies.url_of(path)
+    if url is not None and jax.process_count() > 1:
+        raise InputError(
+            f"Several processes cannot keep a run at {url.parent}: choose a --workdir on a disk "
+            "that all of them share, or start one process."
+        )
     with contextlib.ExitStack() as stack:
 
         def enter() -> list[str]:
@@ -283,10 +296,18 @@ def _locked_by_first_process(path: pathlib.Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(path: pathlib.Path, what: str) -> Iterator[None]:
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    holder = f"process {os.getpid()} on {socket.gethostname()} since {now}\n"
+    url = copies.url_of(path)
+    if url is not None:
+        try:
+            with objects.lock(url, holder):
+                yield
+        except objects.Locked as error:
+            raise _is_locked(url.parent, what, str(error)) from None
+        return
     descriptor = _open_locked(path, what)
     try:
-        now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
-        holder = f"process {os.getpid()} on {socket.gethostname()} since {now}\n"
         with writing(path):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, holder.encode())
@@ -312,14 +333,18 @@ def _open_locked(path: pathlib.Path, what: str) -> int:
         if not try_lock(descriptor):
             holder = os.read(descriptor, 1000).decode(errors="replace").strip()
             os.close(descriptor)
-            raise InputError(
-                f"Another {what} is at work in {path.parent}: {holder or 'it has just started'}. "
-                "Wait until it ends, or choose another --workdir."
-            )
+            raise _is_locked(path.parent, what, holder or "it has just started")
         # The holder before may have removed the file after it was opened here.
         if _is_at(descriptor, path):
             return descriptor
         os.close(descriptor)
+
+
+def _is_locked(workdir: pathlib.PurePath, what: str, holder: str) -> InputError:
+    return InputError(
+        f"Another {what} is at work in {workdir}: {holder}. "
+        "Wait until it ends, or choose another --workdir."
+    )
 
 
 def _is_at(descriptor: int, path: pathlib.Path) -> bool:

@@ -34,6 +34,7 @@ from llc_jax.files import (
     volume,
     writing,
 )
+from llc_jax.objects import is_url
 from llc_jax.prepare.progress import Progress, Report, duration, print_line
 from llc_jax.prepare.tfds_datasets import check_imagenet
 
@@ -86,6 +87,8 @@ def resize_copy(
         damaged, or `out` is another file.
       WriteFailed: if the copy cannot be written.
     """
+    if is_url(out):
+        raise InputError(f"A tar is written to a disk, not to {out}: copy it there afterwards.")
     _check_options(out, short_side, quality)
     images = _list_images(_open_splits(source, report))
     manifest = _manifest(images, short_side, quality)

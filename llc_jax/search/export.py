@@ -14,6 +14,7 @@ import numpy as np
 
 from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
+from llc_jax.copies import as_path, local
 from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
 from llc_jax.files import atomic_write, read_arrays
@@ -66,7 +67,7 @@ def read(path: str | os.PathLike) -> CodeTable:
     """
     if code_shards.is_folder(path):
         return _read_shards(path)
-    path = pathlib.Path(path)
+    path = local(path)
     if path.suffix != ".npz":
         index = HammingIndex.load(path)
         return CodeTable(index.num_bits, index.codes, index.ids)
@@ -166,7 +167,7 @@ def write(table: CodeTable, to: str, path: str | os.PathLike, bit_order: str | N
     if to not in FORMATS:
         raise InputError(f"There is no form {to!r}: choose one of {', '.join(FORMATS)}.")
     suffix, writer = FORMATS[to]
-    path = pathlib.Path(path)
+    path = as_path(path)
     if path.suffix != suffix:
         raise InputError(f"Codes for {to} are a {suffix} file, not {path}.")
     if bit_order is None:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from llc_jax.codes import packing
+from llc_jax.copies import local
 from llc_jax.errors import InputError
 from llc_jax.files import atomic_write
 
@@ -73,7 +74,7 @@ def read(path: str | os.PathLike, verify: bool) -> Content:
     Raises:
       InputError: if there is no such file, or it is not one that `write` wrote.
     """
-    path = pathlib.Path(path)
+    path = local(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from llc_jax import copies, objects
 from llc_jax.errors import InputError
 from llc_jax.files import WriteFailed, check_space, read_json, sha256, write_failed, writing
 from llc_jax.mesh import from_first_process
@@ -172,6 +173,17 @@ class Checkpoints:
         files = sorted(path for path in checkpoint.glob("*/**/*") if path.is_file())
         sums = {path.relative_to(checkpoint).as_posix(): sha256(path) for path in files}
         (checkpoint / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=2) + "\n")
+        self._publish(checkpoint)
+
+    def _publish(self, checkpoint: pathlib.Path) -> None:
+        """Writes the checkpoint to where the directory is a copy of, and removes old ones there."""
+        url = copies.url_of(self.directory)
+        if url is None:
+            return
+        objects.upload_folder(checkpoint, url / str(self._saved_step))
+        before = _step_names(self.directory) - {str(self._saved_step)}
+        for step in sorted(map(int, before), reverse=True)[self.keep - 1 :]:
+            objects.remove_folder(url / str(step))
 
 
 def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
@@ -282,6 +294,10 @@ def _set_damaged_aside(directory: pathlib.Path) -> list[str]:
         aside = next(path for path in asides if not path.exists())
         with writing(aside):
             checkpoint.rename(aside)
+        url = copies.url_of(checkpoint)
+        if url is not None:
+            objects.upload_folder(aside, url.with_name(aside.name))
+            objects.remove_folder(url)
         remarks.append(
             f"The checkpoint {checkpoint} is damaged ({damage}), and is now {aside.name}."
         )

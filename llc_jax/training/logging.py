@@ -17,6 +17,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from llc_jax import copies
 from llc_jax.files import atomic_write, writing
 from llc_jax.training.console import TimeLeft, epoch_lines
 
@@ -53,7 +54,7 @@ class RunLog:
     def say(self, *lines: str) -> None:
         """Prints lines, above the progress bar if there is one."""
         for line in lines:
-            self._console.print(line, markup=False)
+            self._console.print(copies.named(line), markup=False)
 
     def show(self, renderable) -> None:
         """Prints a table or anything else that rich can render."""
@@ -94,6 +95,7 @@ class RunLog:
             def to_file(record):
                 with writing(metrics), metrics.open("a") as file:
                     file.write(json.dumps(record) + "\n")
+                copies.publish(metrics)
 
             yield StageLog(name, [to_file, write_events], progress, to_console)
 
@@ -252,6 +254,8 @@ def _open_events(directory: pathlib.Path, first_step: int) -> Iterator[Callable[
             for event in events:
                 writer.write_event(event)
             writer.flush()
+        for file in directory.glob(f"*{suffix}"):
+            copies.publish(file)
 
     def write_record(record):
         step, now = record["step"], time.time()
@@ -262,7 +266,8 @@ def _open_events(directory: pathlib.Path, first_step: int) -> Iterator[Callable[
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         # A process that starts again within the second must not take the file of the last one.
-        writer = EventsWriter(str(directory / "events"), f".{time.time_ns()}")
+        suffix = f".{time.time_ns()}"
+        writer = EventsWriter(str(directory / "events"), suffix)
     try:
         start, now = SessionLog(status=SessionLog.START), time.time()
         write(Event(step=first_step + 1, wall_time=now, session_log=start))

@@ -12,6 +12,7 @@ import time
 import traceback
 from typing import NoReturn
 
+from llc_jax.copies import named
 from llc_jax.data.prefetch import kill_workers
 from llc_jax.training.preemption import StopRequest, catch_for_good, ignore_for_good
 from llc_jax.training.schedulers import resolve
@@ -148,7 +149,7 @@ def _say(message: str) -> None:
     # A progress bar has hidden the cursor.
     end = "\x1b[?25h\n" if sys.stderr.isatty() else "\n"
     with contextlib.suppress(OSError):
-        print(message, end=end, file=sys.stderr, flush=True)
+        print(named(message), end=end, file=sys.stderr, flush=True)
 
 
 def _flush() -> None:

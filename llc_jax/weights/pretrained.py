@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from llc_jax.copies import local
 from llc_jax.errors import InputError
 from llc_jax.weights.torch_names import TorchNaming, torch_naming
 
@@ -57,7 +58,7 @@ def read_state_dict(path: str | os.PathLike) -> StateDict:
     Raises:
       InputError: if it cannot be read.
     """
-    path = pathlib.Path(path)
+    path = local(path)
     if path.suffix not in SUFFIXES:
         raise InputError(f"Weights are a file of {', '.join(SUFFIXES)}, not {path}.")
     if not path.is_file():

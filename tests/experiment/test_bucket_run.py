@@ -1,0 +1,234 @@
+"""A run whose workdir is a URL leaves there what a run leaves on a disk."""
+
+import os
+import pathlib
+import signal
+
+import fsspec
+import jax
+import numpy as np
+import pytest
+
+import llc_jax
+from llc_jax import objects
+from llc_jax.copies import local, working_copy
+from llc_jax.errors import InputError, WriteFailed
+from llc_jax.experiment.evaluate import evaluate_again
+from llc_jax.experiment.run import run
+from llc_jax.experiment.run_report import write_report
+from llc_jax.experiment.workdir import find_stage, locked
+from llc_jax.objects import URL
+from llc_jax.training import logging
+from llc_jax.training.preemption import Stopped
+from tests.object_stores import opened
+from tests.processes import finish, start
+from tests.tiny import tree
+from tests.workdirs import assert_same_weights, records
+
+STAGES = ["codebook", "instance"]
+# Files whose bytes the clock or the path of the workdir changes, or Orbax's random names.
+OTHER_BYTES = ("environment.json", "metrics.jsonl", "report.html", "tensorboard", "checkpoints")
+
+
+def config():
+    """Two stages of two epochs each."""
+    small = tree(stages__codebook__epochs=2, stages__codebook__init_from="scratch")
+    del small["stages"]["linear"]
+    return small
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """Yields the URL of an empty bucket in the memory of this process."""
+    monkeypatch.setenv("LLC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(objects, "_PAUSE", 0.0)
+    with opened("memory") as (url, _):
+        yield URL(url)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory):
+    """The workdir of an unbroken run on a disk."""
+    workdir = tmp_path_factory.mktemp("disk") / "run"
+    run(config(), workdir)
+    return workdir
+
+
+def files(workdir):
+    """Returns the files of a workdir that have the same names and bytes wherever it is."""
+    names = (path.relative_to(workdir) for path in workdir.rglob("*") if path.is_file())
+    kept = [name for name in names if not set(name.parts) & {*OTHER_BYTES}]
+    return {name.as_posix(): (workdir / name).read_bytes() for name in sorted(kept)}
+
+
+def stop_after(patch, steps):
+    """Sends SIGTERM to this process once so many steps are taken."""
+    taken = []
+
+    def note(*_):
+        taken.append(1)
+        if len(taken) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    patch.setattr(logging, "_no_bar", note)
+
+
+def fail_uploads(patch, part, count=1000):
+    """Makes the store in memory refuse to write objects that have a part of their name."""
+    system = fsspec.get_filesystem_class("memory")
+    put, left = system.put_file, [count]
+
+    def refuse(self, file, to, **options):
+        if part in to and left[0]:
+            left[0] -= 1
+            raise OSError("Service Unavailable")
+        return put(self, file, to, **options)
+
+    patch.setattr(system, "put_file", refuse)
+
+
+@pytest.mark.slow
+def test_a_bucket_gets_the_same_bytes(bucket, disk, tmp_path):
+    run(config(), bucket / "run")
+    copy = local(bucket / "run")
+    assert files(copy) == files(disk)
+    assert "results.json" in files(copy)
+    assert records(copy) == records(disk)
+    assert_same_weights(copy, disk, STAGES, rtol=0)
+    assert not list((tmp_path / "cache/objects/work").iterdir())
+    # It is finished, is loaded, measured and shown from there.
+    before = objects.find(bucket / "run")
+    run(config(), str(bucket / "run"))
+    assert objects.find(bucket / "run") == before
+    assert llc_jax.load(str(bucket / "run")).num_bits == 8
+    assert find_stage(bucket / "run/codebook").name == "codebook"
+    evaluate_again(bucket / "run", decoders=["ed"])
+    assert write_report(bucket / "run") == bucket / "run/report.html"
+    new = set(objects.find(bucket / "run")) - set(before)
+    assert {url.name for url in new} == {"evaluation.json", "evaluation_confusion.csv"}
+
+
+@pytest.mark.slow
+def test_a_stopped_run_continues_from_the_bucket(bucket, disk, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps=20)
+        with pytest.raises(Stopped):
+            run(config(), bucket / "run")
+    names = {str(url.relative_to(bucket / "run")) for url in objects.find(bucket / "run")}
+    assert "codebook/checkpoints/21/checksums.json" in names
+    assert "lock" not in names
+    run(config(), bucket / "run")
+    copy = local(bucket / "run")
+    assert_same_weights(copy, disk, STAGES, rtol=0)
+    assert files(copy) == files(disk)
+    steps = {path.name for path in (copy / "codebook/checkpoints").iterdir()}
+    assert len(steps) == 2  # As many as config.checkpoint.keep says.
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(bucket, disk, monkeypatch):
+    with monkeypatch.context() as patch:
+        fail_uploads(patch, "checkpoints/28/default/d/")
+        with pytest.raises(WriteFailed, match=r"Cannot write memory://bucket/run/codebook/check"):
+            run(config(), bucket / "run")
+    found = objects.find(bucket / "run/codebook/checkpoints")
+    assert {url.parts[5] for url in found} == {"14"}
+    with monkeypatch.context() as patch:  # What fails once is written at the second time.
+        fail_uploads(patch, "checkpoints", count=2)
+        run(config(), bucket / "run")
+    assert_same_weights(local(bucket / "run"), disk, STAGES, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_set_aside(bucket, disk, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps=20)
+        with pytest.raises(Stopped):
+            run(config(), bucket / "run")
+    folder = bucket / "run/codebook/checkpoints"
+    largest = max(objects.find(folder / "21").items(), key=lambda item: item[1].size)[0]
+    fsspec.filesystem("memory").pipe_file(str(largest), b"damage")
+    run(config(), bucket / "run")
+    steps = {url.relative_to(folder).parts[0] for url in objects.find(folder)}
+    assert steps == {"14", "28", "21.damaged1"}
+    assert_same_weights(local(bucket / "run"), disk, STAGES, rtol=0)
+
+
+def test_a_bucket_that_cannot_be_written_is_said_before_training(bucket, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "pipe_file", refuse)
+    with pytest.raises(WriteFailed, match=r"Cannot write memory://.*/lock: Access Denied\.$"):
+        run(config(), bucket / "run")
+    assert objects.find(bucket) == {}
+
+
+def test_a_bucket_that_is_not_there_is_said(bucket, monkeypatch):
+    def missing(*_, **__):
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "find", missing)
+    with pytest.raises(InputError, match="There is nothing at memory://bucket/run"):
+        run(config(), bucket / "run")
+
+
+def test_two_runs_at_one_url_are_refused(bucket, monkeypatch):
+    monkeypatch.setattr(objects, "_RENEWAL", 0.3)
+    with objects.lock(bucket / "run/lock", "process 7 on host\n"):
+        with pytest.raises(InputError, match="Another run is at work in memory://bucket/run: proc"):
+            run(config(), bucket / "run")
+
+
+def test_a_run_does_not_go_on_from_what_has_changed_meanwhile(bucket):
+    objects.upload(pathlib.Path(__file__), bucket / "run/config.json")
+    with working_copy(bucket / "run") as copy:
+        with locked(copy):
+            pass
+        objects.upload(pathlib.Path(__file__), bucket / "run/stage/results.json")
+        with pytest.raises(InputError, match="memory://bucket/run has changed since this run was"):
+            with locked(copy):
+                pass
+
+
+def test_several_processes_are_refused(bucket, monkeypatch):
+    with working_copy(bucket / "run") as copy, monkeypatch.context() as patch:
+        patch.setattr(jax, "process_count", lambda: 2)
+        with pytest.raises(InputError, match="Several processes cannot keep a run at memory://"):
+            with locked(copy):
+                pass
+
+
+@pytest.mark.slow
+def test_an_estimator_is_saved_as_a_whole(bucket):
+    X = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    estimator = llc_jax.LLC(num_bits=8, epochs=(1, 1, 1), random_state=0).fit(X, np.arange(64) % 2)
+    estimator.save(bucket / "model")
+    model = llc_jax.load(str(bucket / "model"))
+    np.testing.assert_array_equal(model.encode(X), estimator.transform(X))
+    assert all("/." not in str(url) for url in objects.find(bucket))
+    with pytest.raises(InputError, match="memory://bucket/model exists already"):
+        estimator.save(bucket / "model")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_the_command_works_on_a_store_with_faults(kind, disk, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLC_CACHE", str(tmp_path / "cache"))
+    with opened(kind) as (url, proxy):
+        count = iter(range(10**6))
+        proxy.choose = lambda *_: {5: "503", 15: "drop"}.get(next(count) % 20)
+        flags = ["--config.stages.codebook.epochs=1", "--config.stages.linear.epochs=1"]
+        out, error = finish(start(f"{url}/run", *flags, optimized=False), timeout=600)
+        assert "error" not in error.lower()
+        assert f"Run: {url}/run" in out
+        proxy.choose = lambda *_: None
+        assert (local(f"{url}/run") / "results.json").exists()
+        if kind == "gs":  # gcsfs asks again for minutes.
+            return
+        # A store that takes nothing any more.
+        proxy.choose = lambda method, _: None if method in ("GET", "HEAD") else "503"
+        process = start(f"{url}/other", *flags, optimized=False)
+        out, error = finish(process, status=1, timeout=600)
+        assert error.startswith(f"error: Cannot write {url}/other/lock: ")
+        assert error.count("\n") == 1
