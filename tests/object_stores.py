@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-KINDS = ("memory", "s3", "gs")
+KINDS = ("memory", "s3")
 BUCKET = "bucket"
-_PACKAGES = {"s3": ("moto", "s3fs"), "gs": ("gcp_storage_emulator", "gcsfs")}
+_PACKAGES = {"s3": ("moto", "s3fs")}
 # What they are told to do once the connection is there.
 _HANG_SECONDS = 5
 
@@ -24,41 +24,27 @@ def missing(kind):
     return [name for name in _PACKAGES.get(kind, ()) if importlib.util.find_spec(name) is None]
 
 
-def environment(kind, port):
-    """Returns the variables that lead to a store at a port."""
-    if kind == "s3":
-        return {
-            "AWS_ENDPOINT_URL": f"http://localhost:{port}",
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
+def environment(port):
+    """Returns the variables that lead to S3 at a port."""
     return {
-        "STORAGE_EMULATOR_HOST": f"http://localhost:{port}",
-        "FSSPEC_GS_TOKEN": "anon",
-        # Else gcsfs asks a service that the emulator has not, what kind the bucket is of.
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        "AWS_ENDPOINT_URL": f"http://localhost:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
     }
 
 
 @contextlib.contextmanager
-def serving(kind):
-    """Runs a store with one bucket; yields its port."""
+def serving():
+    """Runs S3 with one bucket; yields its port."""
     port = _free_port()
-    arguments = {
-        "s3": ["moto.server", "-H", "localhost", "-p", str(port)],
-        "gs": [
-            *("gcp_storage_emulator", "start", "--host", "localhost", "--port", str(port)),
-            *("--in-memory", "--default-bucket", BUCKET),
-        ],
-    }[kind]
+    arguments = ["moto.server", "-H", "localhost", "-p", str(port)]
     with subprocess.Popen(
         [sys.executable, "-m", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as server:
         try:
             _wait_for(port, server)
-            if kind == "s3":
-                _ask(port, "PUT", f"/{BUCKET}")
+            _ask(port, "PUT", f"/{BUCKET}")
             yield port
         finally:
             server.kill()
@@ -179,7 +165,7 @@ def opened(kind):
         return
     if missing(kind):
         pytest.skip(f"This needs the packages {', '.join(missing(kind))}.")
-    with serving(kind) as port, with_faults(port) as proxy, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(kind, proxy.port).items():
+    with serving() as port, with_faults(port) as proxy, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(proxy.port).items():
             patch.setenv(name, value)
         yield f"{kind}://{BUCKET}", proxy
