@@ -175,8 +175,9 @@ def test_fewer_bytes_than_there_are_is_an_error(tmp_path):
     ],
 )
 def test_what_cannot_be_opened_is_said(url, error, monkeypatch):
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.setitem(sys.modules, "botocore", None)
+    for package in ("s3fs", "botocore"):
+        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(fsspec.registry._registry, "s3", raising=False)  # What is opened already.
     with pytest.raises(InputError, match=error):
         objects.find(url)
 

@@ -8,7 +8,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from llc_jax import commands, objects
+from llc_jax import arguments, objects
 from llc_jax.data.bucket import Bucket
 from llc_jax.data.fingerprint import Fingerprint
 from llc_jax.data.splits import open_splits
@@ -119,7 +119,7 @@ def test_what_is_not_there_is_named(bucket):
 
 
 def test_images_are_named_by_urls(folder, bucket):
-    paths = commands._image_paths([f"{bucket}/photos", f"{bucket}/photos/a/1.jpg"])
+    paths = arguments.find_files([f"{bucket}/photos", f"{bucket}/photos/a/1.jpg"])
     assert len(paths) == 9
     files = [path.replace(bucket, str(folder)) for path in paths]
     reader = ImageReader(Crop(16, 0.875, False))
@@ -127,7 +127,7 @@ def test_images_are_named_by_urls(folder, bucket):
     np.testing.assert_array_equal(images, reader.read(files, slice(None))[0])
     assert not errors
     with pytest.raises(InputError, match="There are no images at memory://bucket/nothing"):
-        commands._image_paths([f"{bucket}/nothing"])
+        arguments.find_files([f"{bucket}/nothing"])
 
 
 def test_an_archive_is_copied_once(bucket, tmp_path):
