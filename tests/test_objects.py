@@ -1,5 +1,6 @@
 """Objects in a store: whole or absent, asked for again, locked."""
 
+import importlib
 import os
 import sys
 import threading
@@ -177,7 +178,8 @@ def test_fewer_bytes_than_there_are_is_an_error(tmp_path):
 def test_what_cannot_be_opened_is_said(url, error, monkeypatch):
     for package in ("s3fs", "botocore"):
         monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(fsspec.registry._registry, "s3", raising=False)  # What is opened already.
+    opened = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.delitem(opened, "s3", raising=False)
     with pytest.raises(InputError, match=error):
         objects.find(url)
 
