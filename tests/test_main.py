@@ -102,7 +102,7 @@ def test_a_run_of_two_processes_is_continued_by_one(tmp_path):
         "--config.decoders=('mhd',)",
         "--config.num_microbatches=2",
     ]
-    pair = processes.start_pair(two, *flags, optimized=False)
+    pair = processes.start_several(2, two, *flags, optimized=False)
     wait_for(two, 3, pair[0])
     pair[1].send_signal(signal.SIGTERM)
     for process in pair:
@@ -117,7 +117,7 @@ def test_a_run_of_two_processes_is_continued_by_one(tmp_path):
         for key, value in weights(two, stage).items():
             np.testing.assert_allclose(value, theirs[key], atol=1e-5, rtol=1e-5, err_msg=key)
     # Two processes evaluate it as one does.
-    pair = processes.start_pair(two, *flags, "--mode=eval", optimized=False)
+    pair = processes.start_several(2, two, *flags, "--mode=eval", optimized=False)
     for process in pair:
         finish(process)
     evaluated = json.loads((two / "evaluation.json").read_text())
