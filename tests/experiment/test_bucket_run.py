@@ -28,6 +28,8 @@ from tests.workdirs import assert_same_weights, records
 STAGES = ["codebook", "instance"]
 # Files whose bytes the clock or the path of the workdir changes, or Orbax's random names.
 OTHER_BYTES = ("environment.json", "metrics.jsonl", "report.html", "tensorboard", "checkpoints")
+# The drawn curves of training, which have the images a second.
+OTHER_BYTES += tuple(f"training_{stage}.{form}" for stage in STAGES for form in ("png", "svg"))
 
 
 def config():
