@@ -17,7 +17,7 @@ LENGTHS = (15, 20, 25, 30)
 
 def get_config(source: str = "") -> ConfigDict:
     """Returns the config."""
-    config = frozen_features(source)
+    config = pretrained(source)
     optimizer = common.adamw(2e-3, warmup_epochs=0.5, codebook_rate=10.0)
     config.stages.linear = common.linear(4, optimizer)
     for bits in LENGTHS:
@@ -31,19 +31,26 @@ def get_config(source: str = "") -> ConfigDict:
         config.stages[codebook] = common.instance(
             6, optimizer, init_from="linear", codebook=codebook
         )
-    common.hidden_layers(config, 512, 512, 512, dropout=0.1)
+    on_frozen_features(config)
     return config.lock()
 
 
-def frozen_features(source: str) -> ConfigDict:
-    """Returns a config without stages whose network is pretrained and frozen."""
+def pretrained(source: str) -> ConfigDict:
+    """Returns a config without stages whose network is pretrained."""
     config = common.base()
     config.num_bits = 20
     config.batch_size = 256
     config.min_steps = 300
-    common.by_image_size(config)
-    config.model.name = "efficientnet_lite0"
+    config.model = common.model("efficientnet_lite0")
     config.init_from = "pretrained"
-    config.frozen_backbone = True
     config.data.source = source
+    config.data.crop_fraction = 1.0
+    config.data.augment = common.random_crop((0.25, 1.0))
     return config
+
+
+def on_frozen_features(config: ConfigDict) -> None:
+    """Lets the stages train hidden layers on the features of the network, which is frozen."""
+    common.hidden_layers(config, 512, 512, 512, dropout=0.1)
+    for stage in config.stages.values():
+        stage.trainable_blocks = 0

@@ -18,7 +18,7 @@ REAL_LENGTHS = (8, 10, 64)
 
 def get_config(source: str = "") -> ConfigDict:
     """Returns the config."""
-    config = features_codebooks.frozen_features(source)
+    config = features_codebooks.pretrained(source)
     config.batch_size = 64
     config.retrieval = (1000,)
     config.data.protocol.update({"name": "seeded", "classes": 20, "per_class": 50, "seed": 0})
@@ -34,5 +34,5 @@ def get_config(source: str = "") -> ConfigDict:
             config.stages[f"{name}_{bits}"] = method(20, optimizer, num_bits=bits)
     for size in REAL_LENGTHS:
         config.stages[f"real_{size}"] = common.real(20, optimizer, num_bits=size)
-    common.hidden_layers(config, 512, 512, 512, dropout=0.1)
+    features_codebooks.on_frozen_features(config)
     return config.lock()

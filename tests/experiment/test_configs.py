@@ -48,7 +48,8 @@ def test_only_the_folder_config_leaves_a_choice_to_the_images(path):
             image_size.complete(parsed, CONFIGS)
     else:
         completed = image_size.complete(parsed, CONFIGS)
-        assert completed.model.pop("normalization", "imagenet") == "imagenet"
+        usual = "efficientnet_lite" if "efficientnet" in parsed.model["name"] else "imagenet"
+        assert completed.model.pop("normalization", usual) == usual
         assert parsed.model.pop("normalization", None) is None
         assert completed == parsed
 
