@@ -18,7 +18,7 @@ COMPILE_FAST = (
 )
 # They take longest: a worker that is left alone with one of them at the end would keep
 # the others waiting.
-FIRST = ("test_main.py", "experiment", "models", "training")
+FIRST = ("test_kill_attack.py", "test_main.py", "experiment", "models", "training")
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # The workers inherit all this.
     os.environ["JAX_PLATFORMS"] = "cpu"
