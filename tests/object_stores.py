@@ -137,6 +137,13 @@ def _ask(port, method, path, body=b"", headers=()):
         connection.close()
 
 
+def _forget_connections():
+    """Makes fsspec forget the file systems that it keeps, which ask the store of another test."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 def _free_port():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -168,4 +175,5 @@ def opened(kind):
     with serving() as port, with_faults(port) as proxy, pytest.MonkeyPatch.context() as patch:
         for name, value in environment(proxy.port).items():
             patch.setenv(name, value)
+        _forget_connections()
         yield f"{kind}://{BUCKET}", proxy
