@@ -30,12 +30,9 @@ from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.evaluation import structure
 from llc_jax.experiment import codebook_sources
-from llc_jax.experiment.extraction import on_features
 from llc_jax.experiment.plan import plan_run
 from llc_jax.experiment.workdir import read_config
 from llc_jax.mesh import make_mesh
-from llc_jax.training.logging import RunLog
-from llc_jax.training.preemption import StopRequest
 from llc_jax.weights import packages, pretrained
 
 # A file of tensorflow-datasets, and the last layer of the package's network.
@@ -54,8 +51,6 @@ def of_run(workdir: pathlib.Path) -> tuple[np.ndarray, dict[str, Codebook]]:
             "give a run of the stages linear, codebook and instance."
         )
     kernel = linear.trained_weights()["params"]["head"]["classifier"]["kernel"]
-    if linear.frozen is not None:
-        linear = on_features(linear, RunLog(workdir), StopRequest())
     options = {"class_names": learnt.class_names, "num_bits": learnt.num_bits, "seed": 0}
     codebooks = {"learnt": learnt}
     for source in ("svd", "cca"):

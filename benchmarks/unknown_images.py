@@ -95,8 +95,7 @@ def detect(
     for stage in stages:
         dataset = dataclasses.replace(stage.dataset, evaluation=known, unknown=unknown)
         stage = dataclasses.replace(stage, dataset=dataset)
-        if stage.frozen is not None:
-            stage = on_features(stage, log, StopRequest())
+        stage = on_features(stage, log, StopRequest())
         found = detect_ood(stage, stage.trained_weights(), stage.directory.load_codebook())
         scores |= found.known
         for name in unknown:

@@ -22,9 +22,12 @@ from llc_jax.codes import construction
 from llc_jax.codes.codebook import Codebook
 from llc_jax.compiling import jit_network
 from llc_jax.errors import InputError
+from llc_jax.experiment.extraction import on_features
 from llc_jax.experiment.network import abstract_weights
 from llc_jax.experiment.stage import Stage
 from llc_jax.options import suggest
+from llc_jax.training.logging import RunLog
+from llc_jax.training.preemption import StopRequest
 from llc_jax.weights import pretrained
 
 LEARNT = "learnt"
@@ -157,7 +160,10 @@ def _svd(linear: Stage, num_bits: int) -> Codebook:
 
 
 def _cca(linear: Stage, num_bits: int) -> Codebook:
-    latent = construction.cca_of_moments(_training_moments(linear), num_bits)
+    log = RunLog(linear.workdir, primary=jax.process_index() == 0)
+    trained = dataclasses.replace(linear, initial_weights=linear.trained_weights)
+    moments = _training_moments(on_features(trained, log, StopRequest()))
+    latent = construction.cca_of_moments(moments, num_bits)
     return Codebook.from_numpy(latent, source="cca")
 
 

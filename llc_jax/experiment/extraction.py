@@ -51,21 +51,23 @@ class _Part:
 
 
 def on_features(stage: Stage, log: RunLog, stop_request: StopRequest) -> Stage:
-    """Computes the features that a stage with a frozen backbone needs.
+    """Computes the features that a stage needs, if its backbone is frozen.
 
     Args:
-      stage: whose `frozen` is set.
+      stage: any stage.
       log: of the run.
       stop_request: as in `loop.train`.
 
     Returns:
-      The stage that trains and measures the head on them.
+      The stage that trains and measures the head on them; the same where nothing is frozen.
 
     Raises:
       Stopped: after saving, if the process was told to stop.
       InputError: if the disk has no room, or a feature is not finite.
       WriteFailed: if they cannot be written.
     """
+    if stage.frozen is None:
+        return stage
     extractor = _Extractor(stage, log, stop_request)
     searches = bool(stage.evaluations.cutoffs)
 

@@ -71,4 +71,4 @@ class FinishedRun:
 
     def _ready(self, stage: Stage) -> Stage:
         """Returns a stage that can be evaluated: on features, where its backbone is frozen."""
-        return stage if stage.frozen is None else on_features(stage, self._log, StopRequest())
+        return on_features(stage, self._log, StopRequest())

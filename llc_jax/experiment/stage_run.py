@@ -21,8 +21,7 @@ from llc_jax.training.state import State
 def run_stage(stage: Stage, log: RunLog, stop_request: StopRequest) -> dict[str, float]:
     """Trains a stage and measures it; leaves its checkpoints and its codebook."""
     images = stage.dataset.evaluation
-    if stage.frozen is not None:
-        stage = on_features(stage, log, stop_request)
+    stage = on_features(stage, log, stop_request)
     codebook, training = _initial_codebook(stage), stage.training
     num_weights = parameter_overview.count_parameters(training.abstract_state["params"])
     timetable = training.timetable

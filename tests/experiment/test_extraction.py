@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from llc_jax.codes.codebook import Codebook
 from llc_jax.data.features import FeatureFile, Features
 from llc_jax.data.pipeline import InOrder, ProcessShard, Shuffled
 from llc_jax.errors import InputError
-from llc_jax.experiment import extraction
+from llc_jax.experiment import codebook_sources, extraction
 from llc_jax.experiment.evaluate import evaluate_again
 from llc_jax.experiment.run import run
 from llc_jax.experiment.workdir import StageDirectory
@@ -59,6 +60,22 @@ def test_each_image_is_encoded_once(tmp_path, encoded):
     assert [file.stat().st_nlink for file in feature_files(tmp_path / "b")] == [2, 2]
     one(frozen(seed=1, stages=1), tmp_path / "c")
     assert len(encoded) == 4
+
+
+def test_a_codebook_is_made_from_the_features_that_are_there(tmp_path, encoded, monkeypatch):
+    config = frozen()
+    stages = config["stages"]
+    config["stages"] = {
+        "linear": stages["linear"],
+        "instance": stages["instance"] | {"init_from": "linear", "codebook": "cca"},
+    }
+    one(config, tmp_path / "a")
+    assert len(encoded) == 2
+    made = Codebook.load(tmp_path / "a" / "codebook.npz")
+    monkeypatch.setattr(codebook_sources, "on_features", lambda stage, *_: stage)
+    one(config, tmp_path / "b")
+    of_images = Codebook.load(tmp_path / "b" / "codebook.npz")
+    np.testing.assert_allclose(made.latent, of_images.latent, atol=0.02)
 
 
 def test_the_head_is_that_of_the_whole_network(tmp_path):
