@@ -379,6 +379,14 @@ def test_processes_of_this_machine_share_its_gpus(tmp_path):
         assert re.findall(r"JAX_LOCAL_DEVICE_IDS=(\S+)", printed) == shares
 
 
+@pytest.fixture
+def with_interrupts():
+    """Lets children be interrupted also where the tests run in the background, and are not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("send", "number", "word"),
     [
@@ -387,7 +395,9 @@ def test_processes_of_this_machine_share_its_gpus(tmp_path):
         (os.killpg, signal.SIGINT, "interrupted"),  # As Ctrl-C in a terminal.
     ],
 )
-def test_a_signal_stops_the_processes_of_this_machine(tmp_path, send, number, word):
+def test_a_signal_stops_the_processes_of_this_machine(
+    tmp_path, with_interrupts, send, number, word
+):
     options = {"PYTHON": program(tmp_path / "python", PYTHON), "PORT": "5000", "WAIT": "yes"}
     command = ["bash", LAUNCH / "local_cluster.sh", "2", *TRAIN]
     environment = os.environ | options

@@ -72,7 +72,8 @@ def test_stopped_and_started_again_is_bit_identical(unbroken, tmp_path):
     assert "This run is finished" in out
 
 
-@pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True])
 def test_two_processes_end_as_one(tmp_path, frozen):
     one, two = tmp_path / "a" / "one", tmp_path / "b" / "two"
     # On as many devices: a sum over devices is rounded as their number has it.
@@ -225,6 +226,7 @@ def test_the_configs_are_installed():
     assert {file.name for file in installed} == {file.name for file in ROOT.glob("configs/*.py")}
 
 
+@pytest.mark.slow
 def test_trains_on_a_folder_of_files(tmp_path):
     rng = np.random.default_rng(0)
     for label, name in enumerate(["cat", "dog", "fox"]):

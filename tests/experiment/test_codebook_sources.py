@@ -41,6 +41,7 @@ def test_a_codebook_from_a_file(tmp_path):
     assert results["classification/bits_right"] > 4.5
 
 
+@pytest.mark.slow
 def test_codebooks_that_are_built(tmp_path, capsys):
     stages = tree()["stages"]
     codes = stages["instance"] | {"init_from": "linear", "epochs": 1}

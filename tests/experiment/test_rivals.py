@@ -45,6 +45,7 @@ def finished(tmp_path_factory):
     return workdir, run(tree(), workdir, jax.devices()[:1])
 
 
+@pytest.mark.slow
 def test_every_stage_reports_what_it_can(finished):
     workdir, results = finished
     for name in ("linear", "greedy_hash/linear", "real/linear", "class_number/linear"):
@@ -61,6 +62,7 @@ def test_every_stage_reports_what_it_can(finished):
     np.testing.assert_array_equal(learnt.latent, given.latent)
 
 
+@pytest.mark.slow
 def test_a_stage_with_class_codes_is_a_model(finished):
     images = np.zeros((3, 8, 8, 3), np.uint8)
     for stage in ("instance", "orthohash"):
@@ -71,6 +73,7 @@ def test_a_stage_with_class_codes_is_a_model(finished):
         llc_jax.load(finished[0] / "hashnet")
 
 
+@pytest.mark.slow
 def test_evaluates_the_last_stage_again(finished):
     workdir, results = finished
     found = evaluate(tree(), workdir, jax.devices()[:1])

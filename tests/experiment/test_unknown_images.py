@@ -32,6 +32,7 @@ def measured(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_every_stage_has_the_scores_of_its_outputs(measured, capsys):
     results = json.loads((measured / "results.json").read_text())
     for row in ROWS:
@@ -49,6 +50,7 @@ def test_every_stage_has_the_scores_of_its_outputs(measured, capsys):
     assert "unknown images by" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_table_of_each_score_lies_beside_the_stage(measured):
     results = json.loads((measured / "results.json").read_text())
     for stage, score, accuracy in [
@@ -63,6 +65,7 @@ def test_a_table_of_each_score_lies_beside_the_stage(measured):
         assert rows["held"]["ACC"] == f"{100 * results[f'classification/{accuracy}']:.2f}"
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_loaded_model(measured):
     data = config()["data"] | {"image_size": 8}
     dataset = open_dataset(**data, seed=0)
@@ -77,6 +80,7 @@ def test_scores_are_those_of_the_loaded_model(measured):
         assert results[f"ood/near/{score}/auroc"] == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_sets_can_be_measured_later(measured, capsys):
     far = ["noise=synthetic:noise", "other=synthetic:texture"]
     assert cli.main(["eval", str(measured), "--far", *far]) == 0
