@@ -39,4 +39,4 @@ class CNN(nnx.Module):
         x = images
         for block in self.blocks:
             x = nnx.relu(block(x))
-        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        return layers.mean_of_pixels(x)

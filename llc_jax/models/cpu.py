@@ -124,6 +124,29 @@ def _depthwise_backward(stride, padding, residuals, gradient):
 depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
 
 
+@jax.custom_vjp
+def mean_of_pixels(x: jax.Array) -> jax.Array:
+    """Averages over the pixels: float32[B, C].
+
+    Newer versions of XLA, such as that of jax 0.11, merge the last convolutions into the mean,
+    which in bfloat16 then is NaN.
+    """
+    x = compute_once(x) if x.dtype == jnp.bfloat16 else x
+    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+
+def _mean_forward(x):
+    return mean_of_pixels(x), x
+
+
+def _mean_backward(x, gradient):
+    of_pixel = (gradient / (x.shape[1] * x.shape[2])).astype(x.dtype)
+    return (jnp.broadcast_to(of_pixel[:, None, None], x.shape),)
+
+
+mean_of_pixels.defvjp(_mean_forward, _mean_backward)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(x: jax.Array, size: int, stride: int, padding: int) -> jax.Array:
     """Takes the maximum of each window; the gradient goes to the first pixel that has it."""

@@ -106,7 +106,7 @@ class EfficientNetLite(nnx.Module):
         for block in self.blocks:
             x = block(x)
         x = nnx.relu6(self.final_norm(self.final_conv(x)))
-        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        return layers.mean_of_pixels(x)
 
 
 def _layers(dtype, rngs: nnx.Rngs) -> tuple[functools.partial, functools.partial]:

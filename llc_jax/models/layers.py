@@ -107,6 +107,13 @@ def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Arra
     return nnx.max_pool(x, (size, size), (stride, stride), padding=((padding, padding),) * 2)
 
 
+def mean_of_pixels(x: jax.Array) -> jax.Array:
+    """Averages float[B, H, W, C] over the pixels: float32[B, C]."""
+    return (
+        cpu.mean_of_pixels(x) if cpu.is_default() else jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    )
+
+
 def conv(
     inputs: int,
     outputs: int,

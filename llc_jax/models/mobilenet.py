@@ -69,4 +69,4 @@ class MobileNetV1(nnx.Module):
         x = nnx.relu6(self.stem_norm(self.stem(images)))
         for block in self.blocks:
             x = block(x)
-        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        return layers.mean_of_pixels(x)

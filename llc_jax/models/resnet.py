@@ -119,4 +119,4 @@ class ResNet(nnx.Module):
             x = layers.max_pool(x, 3, 2, padding=1)
         for block in self.blocks:
             x = block(x)
-        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        return layers.mean_of_pixels(x)

@@ -89,6 +89,23 @@ def test_max_pool(shape, padding):
     same(lambda x: cpu.max_pool(x, 3, 2, padding), usual, x)
 
 
+def test_mean_of_pixels():
+    usual = lambda x: jnp.mean(x, axis=(1, 2), dtype=jnp.float32)  # noqa: E731
+    same(cpu.mean_of_pixels, usual, random(3, 4, 5, 6))
+
+
+def test_networks_in_bfloat16_are_those_in_float32_but_for_rounding():
+    options = {"num_classes": 10, "num_bits": 8}
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    logits = {}
+    for dtype in ("bfloat16", "float32"):
+        model = {"name": "resnet8_small", "dtype": dtype}
+        network = registry.build(model, {"name": "code"}, **options)
+        weights = jax.jit(network.init)(jax.random.key(0))
+        logits[dtype] = compiling.jit_network(network.evaluate)(*weights, images).code_logits
+    np.testing.assert_allclose(logits["bfloat16"], logits["float32"], atol=0.05)
+
+
 def test_attention():
     inputs = [random(2, 5, 3, 8, seed=seed) for seed in range(3)]
     same(cpu.attention, jax.nn.dot_product_attention, *inputs)
