@@ -245,6 +245,11 @@ def sgd(learning_rate: float, **options) -> ConfigDict:
     )
 
 
+def official_sgd(learning_rate: float) -> ConfigDict:
+    """Returns the optimizer of LLC's official code for ImageNet."""
+    return sgd(learning_rate, momentum=0.875, weight_decay=2.0**-15)
+
+
 def adamw(learning_rate: float, **options) -> ConfigDict:
     """Returns AdamW and a cosine schedule; `options` replace these values."""
     return sgd(learning_rate, **{"name": "adamw", "weight_decay": 1e-2, **options})

@@ -25,7 +25,7 @@ def get_config(source: str = "") -> ConfigDict:
     codebook, instance = config.stages.codebook, config.stages.instance
     codebook.optimizer.learning_rate = 0.1
     instance.optimizer.learning_rate = 0.01
-    real = common.real(50, imagenet100_alexnet.sgd(0.1))
+    real = common.real(50, common.official_sgd(0.1))
     config.stages = ConfigDict(sort_keys=False)
     config.stages.codebook, config.stages.instance = codebook, instance
     config.stages.real = real

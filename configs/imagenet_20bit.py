@@ -33,16 +33,12 @@ def get_config(source: str = "") -> ConfigDict:
     config.eval_epochs = 5
     config.stages.codebook = common.codebook(
         100,
-        _sgd(0.1),
+        common.official_sgd(0.1),
         label_smoothing=0.1,
         # As in the official code: the logits are B(C) f; C and P are Kaiming normal (fan in).
         logit_scale=1.0,
         latent_std=(2.0 / common.bits(config)) ** 0.5,
         projection_gain=2.0,
     )
-    config.stages.instance = common.instance(25, _sgd(0.01))
+    config.stages.instance = common.instance(25, common.official_sgd(0.01))
     return config.lock()
-
-
-def _sgd(learning_rate: float) -> ConfigDict:
-    return common.sgd(learning_rate, momentum=0.875, weight_decay=2.0**-15)

@@ -97,34 +97,50 @@ def make_run(workdir, class_names, num_bits=20, retrieval=True, images=True):
         write_confusions(stage.confusions_file, confusions)
         codebook.save(stage.codebook_file)
     if images:
-        weights = nearby + generator.normal(size=(length, num_bits))
-        class_weights = {"class_weights": weights.astype(np.float32)}
-        write_arrays(StageDirectory(workdir / "linear").examples_file, class_weights)
-        examples = make_examples(class_names, num_bits)
-        write_arrays(StageDirectory(workdir / "instance").examples_file, examples.as_arrays())
-        instance = StageDirectory(workdir / "instance")
-        instance.ood_directory.mkdir()
-        write_arrays(instance.ood_directory / "scores.npz", make_ood_scores().as_arrays())
+        _add_images(workdir, class_names, num_bits, nearby)
     if retrieval:
-        rank, radius = np.arange(1, 1001), np.arange(num_bits + 1)
-        curves = {
-            "rank/precision": 0.9 / (1 + rank / 3000),
-            "rank/recall": rank / 1000,
-            "prefix_4/asymmetric/rank/precision": 0.7 / (1 + rank / 2000),
-            "prefix_4/asymmetric/rank/recall": rank / 1000,
-            "radius/found": np.ones(num_bits + 1),
-            "radius/precision": 0.95 * np.exp(-radius / 10),
-            "radius/recall": radius / num_bits,
-        }
-        write_arrays(StageDirectory(workdir / "instance").curves_file, curves)
+        _add_retrieval(workdir, num_bits)
+    _add_metrics(workdir, config.stages)
+    return workdir
+
+
+def _add_images(workdir, class_names, num_bits, centers):
+    """Adds images, the weights of a linear classifier near some centers, and unknown images."""
+    generator = np.random.default_rng(1)
+    weights = centers + generator.normal(size=centers.shape)
+    class_weights = {"class_weights": weights.astype(np.float32)}
+    write_arrays(StageDirectory(workdir / "linear").examples_file, class_weights)
+    examples = make_examples(class_names, num_bits)
+    write_arrays(StageDirectory(workdir / "instance").examples_file, examples.as_arrays())
+    instance = StageDirectory(workdir / "instance")
+    instance.ood_directory.mkdir()
+    write_arrays(instance.ood_directory / "scores.npz", make_ood_scores().as_arrays())
+
+
+def _add_retrieval(workdir, num_bits):
+    """Adds curves of retrieval."""
+    rank, radius = np.arange(1, 1001), np.arange(num_bits + 1)
+    curves = {
+        "rank/precision": 0.9 / (1 + rank / 3000),
+        "rank/recall": rank / 1000,
+        "prefix_4/asymmetric/rank/precision": 0.7 / (1 + rank / 2000),
+        "prefix_4/asymmetric/rank/recall": rank / 1000,
+        "radius/found": np.ones(num_bits + 1),
+        "radius/precision": 0.95 * np.exp(-radius / 10),
+        "radius/recall": radius / num_bits,
+    }
+    write_arrays(StageDirectory(workdir / "instance").curves_file, curves)
+
+
+def _add_metrics(workdir, stages):
+    """Adds the log of 30 epochs of each stage."""
     with (workdir / "metrics.jsonl").open("w") as file:
-        for stage in config.stages:
+        for stage in stages:
             for epoch in range(1, 31):
                 loss = 3 / epoch if epoch != 2 else float("nan")
                 values = {"accuracy": 1 - 0.5 / epoch, "loss": loss, "learning_rate": 0.1 / epoch}
                 line = {"stage": stage, "step": 21 * epoch, "epoch": epoch, **values}
                 file.write(json.dumps(line) + "\n")
-    return workdir
 
 
 def make_encoder(workdir, num_bits=8):
