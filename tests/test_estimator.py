@@ -70,6 +70,7 @@ def test_decoders_that_reject_have_no_class(fitted):
     np.testing.assert_array_equal(labels == None, rejected)  # noqa: E711 - element by element
 
 
+@pytest.mark.slow
 def test_one_random_state_gives_the_same_bits(fitted):
     X, y = blobs()
     again, other = llc_jax.LLC(**SMALL).fit(X, y), llc_jax.LLC(**SMALL | {"random_state": 1})

@@ -48,6 +48,7 @@ def unbroken(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again_is_bit_identical(unbroken, tmp_path):
     process = start(tmp_path, optimized=True)
     wait_for(tmp_path, 1, process)

@@ -89,6 +89,7 @@ def file_names(source):
     return [pathlib.PurePath(name).name for name in source.names]
 
 
+@pytest.mark.slow
 def test_all_sources_give_the_same(sources):
     opened = {kind: open_splits(source) for kind, source in sources.items()}
     for split, images in (("train", TRAIN), ("evaluation", EVALUATION)):

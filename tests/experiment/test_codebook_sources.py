@@ -70,6 +70,7 @@ def test_codebooks_that_are_built(tmp_path, capsys):
     assert "least distance" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_nested_codebook(tmp_path, capsys):
     results = run(tree(prefixes=(4, 6)), tmp_path)
     codebook = Codebook.load(tmp_path / "codebook.npz")

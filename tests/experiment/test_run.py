@@ -205,6 +205,7 @@ def test_stopped_and_continued_is_bit_identical(unbroken, tmp_path, monkeypatch,
     assert results == json.loads((unbroken[0] / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_continues_on_other_devices(unbroken, tmp_path, monkeypatch):
     _, expected = unbroken
     found = []
