@@ -31,7 +31,7 @@ def test_each_cell_is_of_a_run_that_the_table_has(name, setting):
 def fake_run(calls):
     """Writes the results that a table wants of a run, where it would be run."""
 
-    def run(command):
+    def run(command, env):
         calls.append(command)
         (workdir,) = [w.split("=", 1)[1] for w in command if w.startswith("--workdir=")]
         (seed,) = [int(w.split("=")[1]) for w in command if w.startswith("--config.seed=")]
@@ -75,7 +75,7 @@ def test_runs_what_is_missing_and_writes_the_table(tmp_path, monkeypatch, capsys
 
 def test_a_run_that_fails_ends_it_with_its_status(tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 2)
-    monkeypatch.setattr(command.subprocess, "run", lambda command: failed)
+    monkeypatch.setattr(command.subprocess, "run", lambda command, **_: failed)
     arguments = ["table1", "--on=cifar100", "--data=missing.zip", "--out", str(tmp_path)]
     assert command.main(arguments) == 2
     assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ and what was stopped continues.
 """
 
 import argparse
+import os
 import pathlib
 import shlex
 import subprocess
@@ -16,6 +17,8 @@ from llc_jax.errors import InputError
 from llc_jax.files import atomic_write, make_directory, write_json
 from llc_jax.reproduce import records
 from llc_jax.reproduce.tables import SETTINGS, TABLES, Run, Table, table
+
+_COMPILED = "JAX_COMPILATION_CACHE_DIR"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +67,8 @@ def _compute(wanted: Table, options: argparse.Namespace, overrides: Sequence[str
         run.name: [options.out / wanted.setting / f"{run.name}_{seed}" for seed in options.seeds]
         for run in wanted.runs
     }
+    # Runs of other seeds read what the first has compiled.
+    environment = {_COMPILED: str((options.out / "compiled").absolute())} | os.environ
     for run in wanted.runs:
         for seed, workdir in zip(options.seeds, workdirs[run.name], strict=True):
             command = _command(run, options.data, seed, workdir, overrides)
@@ -71,7 +76,7 @@ def _compute(wanted: Table, options: argparse.Namespace, overrides: Sequence[str
                 print(shlex.join(["python", *command]))
             elif not (workdir / "results.json").exists():
                 print(f"{wanted.name}: {shlex.join(['python', *command])}", flush=True)
-                status = subprocess.run([sys.executable, *command]).returncode
+                status = subprocess.run([sys.executable, *command], env=environment).returncode
                 if status:
                     return status if status > 0 else 128 - status
     if options.dry_run:
