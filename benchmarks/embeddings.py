@@ -59,12 +59,8 @@ from llc_jax.data.protocols import hold_out
 from llc_jax.data.splits import Splits, open_splits
 from llc_jax.data.vectors import VectorSource
 from llc_jax.evaluation.retrieval import evaluate_ranker
-from llc_jax.experiment.extraction import on_features
-from llc_jax.experiment.plan import plan_run
-from llc_jax.experiment.workdir import CONFIG_FILE, read_config
-from llc_jax.mesh import make_mesh
-from llc_jax.training.logging import RunLog
-from llc_jax.training.preemption import StopRequest
+from llc_jax.experiment.run_features import features_of_run
+from llc_jax.experiment.workdir import CONFIG_FILE
 
 BITS = (16, 20, 32, 64, 128, 256)
 # Queries that are timed.
@@ -127,22 +123,13 @@ def read_settings(options: argparse.Namespace) -> Iterator[tuple[str, Setting]]:
     Queries and databases are samples in a random order: nothing is found first for its place.
     """
     if (pathlib.Path(options.source) / CONFIG_FILE).exists():
-        splits = _features_of_run(pathlib.Path(options.source).absolute())
+        splits = features_of_run(options.source)
     else:
         splits = open_splits(options.source, "", holdout=options.holdout, seed=options.seed)
     yield "seen", _setting(splits, splits, options)
     count = max(2, round(len(splits.train.class_names) / 5))
     splits = hold_out(splits, count, options.seed)
     yield "unseen", _setting(splits, splits.unseen, options)
-
-
-def _features_of_run(workdir: pathlib.Path) -> Splits:
-    """Returns the features that a run's frozen backbone has computed, or computes now."""
-    stage = plan_run(read_config(workdir), workdir, make_mesh()).stages[0]
-    if stage.frozen is None:
-        raise SystemExit(f"error: The backbone of {workdir} is not frozen: its features change.")
-    dataset = on_features(stage, RunLog(workdir), StopRequest()).dataset
-    return Splits(dataset.train.source, dataset.evaluation.source)
 
 
 def _setting(trained: Splits, searched: Splits, options: argparse.Namespace) -> Setting:

@@ -40,7 +40,7 @@ from llc_jax.data.synthetic import KINDS, Altered
 from llc_jax.data.transforms import Crop
 from llc_jax.data.unknown import SYNTHETIC
 from llc_jax.evaluation import ood_baselines
-from llc_jax.evaluation.ood_baselines import Comparison, Scores, Setting
+from llc_jax.evaluation.ood_baselines import Comparison
 from llc_jax.evaluation.ood_detection import Detected
 from llc_jax.experiment.config import RunConfig, UnknownConfig
 from llc_jax.experiment.extraction import on_features
@@ -120,22 +120,6 @@ def table_of_scores(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -
     return "\n".join(lines)
 
 
-def compare(known: Mapping, unknown: Mapping, num_test: int) -> dict[str, Comparison]:
-    """Returns the comparisons of figures 5 and 6."""
-    most = len(unknown["softmax_probability"])
-    counts = tuple(count for count in ood_baselines.COUNTS if count <= most)
-    pairs = (
-        Scores(known[score], unknown[score])
-        for score in ("softmax_probability", "nearest_distance")
-    )
-    scores, distances = pairs
-    common = {"counts": counts, "num_test": min(num_test, most)}
-    return {
-        "figure 5": ood_baselines.compare(scores, distances, Setting(False, **common)),
-        "figure 6": ood_baselines.compare(scores, distances, Setting(True, **common)),
-    }
-
-
 def table_of_comparisons(comparisons: Mapping[str, Comparison]) -> str:
     """Returns appendix E as a Markdown table: mean F1 and where 95% of the repeats lie."""
     lines = ["| setting | n | codes | tuned | of 50 |", "| --- | ---: | ---: | ---: | ---: |"]
@@ -212,7 +196,12 @@ def main() -> None:
     for name, images in unknown.items():
         if isinstance(images.transform, Altered):
             continue
-        comparisons = compare(found.known, found.unknown[name], options.test)
+        comparisons = {
+            title: ood_baselines.compare_detected(
+                found, name, representative=representative, num_test=options.test
+            )
+            for title, representative in (("figure 5", False), ("figure 6", True))
+        }
         print(f"\n{name}:\n{table_of_comparisons(comparisons)}")
         report["comparisons"][name] = {
             setting: {

@@ -14,8 +14,9 @@ and of Places365 are unknown. The codes are those of `imagenet_20bit`; the stage
 classifier of the baselines, trained alike. `--config.stages.linear.init_from=resnet50.pth` starts
 it from weights that are trained, and `--config.stages.linear.epochs=1` makes it short.
 
-Figures 5 and 6 of the paper, once the run is finished:
+Figures 5 and 6 of the paper, as tables of three such runs; and drawn, of one that is finished:
 
+  python -m llc_jax.reproduce figure5 figure6 --on=imagenet --data=data/
   python benchmarks/unknown_images.py runs/imagenet_ood --test 10000 --out figures
 
 Expected (figure 5): a threshold of the maximum softmax probability needs at least 3,000 unknown

@@ -18,6 +18,7 @@ import numpy as np
 from llc_jax.codes import hamming
 from llc_jax.errors import InputError
 from llc_jax.evaluation import ood
+from llc_jax.evaluation.ood_detection import Detected
 
 COUNTS = (50, 100, 200, 500, 1000, 2000, 3000, 5000, 10_000)
 
@@ -152,6 +153,38 @@ def compare(
     by_codes = Scores(*(values > radius for values in distances))
     repeats = [_compare_once(scores, by_codes, setting, r) for r in range(setting.repeats)]
     return Comparison(np.array(setting.counts), *np.moveaxis(np.array(repeats), -1, 0))
+
+
+def compare_detected(
+    found: Detected, name: str, *, representative: bool, num_test: int | None = None
+) -> Comparison:
+    """Compares the codes of a run with thresholds of its linear classifier: figure 5 or 6.
+
+    The thresholds are of `softmax_probability`, the radius is 0, and n is each of the paper's
+    numbers that the set has images for.
+
+    Args:
+      found: the scores of known and of unknown images.
+      name: of the set of unknown images, `<group>/<name>`.
+      representative: whether the validation set is, as in figure 6 and not in figure 5.
+      num_test: OOD images in the test set of figure 5, or all where there are fewer; by default a
+        fifth of the known images, as the paper's 10,000 are beside 50,000.
+
+    Raises:
+      InputError: if there is no such set, or it has no such scores.
+    """
+    pairs = []
+    for score in ("softmax_probability", "nearest_distance"):
+        if score not in found.known or score not in found.unknown.get(name, {}):
+            raise InputError(
+                f"There is no {score} of unknown images {name}: the run needs a linear stage, a "
+                "stage of codes, and this set in config.ood."
+            )
+        pairs.append(Scores(found.known[score], found.unknown[name][score]))
+    most = len(pairs[0].ood)
+    num_test = max(1, len(pairs[0].id) // 5) if num_test is None else num_test
+    counts = tuple(count for count in COUNTS if count <= most)
+    return compare(*pairs, Setting(representative, counts, min(num_test, most)))
 
 
 def tune_threshold(

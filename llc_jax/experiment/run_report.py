@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def _read_run(workdir: pathlib.Path) -> RunRecord:
         unprefixed_stage=unprefixed_stage(config),
         codebook=_read_codebook(workdir, stages),
         images={} if data is None else data.fingerprint.images,
-        ood_scores=_read_ood_scores(stages),
+        ood_scores=read_ood_scores(stages),
     )
 
 
@@ -103,8 +104,14 @@ def _results_so_far(stages: list[StageDirectory]) -> dict[str, float]:
     return results
 
 
-def _read_ood_scores(stages: list[StageDirectory]) -> Detected | None:
-    """Returns the scores of all stages; of those that several have, the last one's."""
+def read_ood_scores(stages: Sequence[StageDirectory]) -> Detected | None:
+    """Returns the scores of unknown images that stages have kept; None where none has.
+
+    Of the scores that several stages have, they are the last one's.
+
+    Raises:
+      InputError: if a file is damaged.
+    """
     files = [stage.ood_directory / OOD_SCORES_FILE for stage in stages]
     found = [Detected.from_arrays(_read(file, "unknown images")) for file in files if file.exists()]
     return functools.reduce(Detected.joined, found) if found else None

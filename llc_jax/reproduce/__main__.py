@@ -1,4 +1,4 @@
-"""Computes tables of the paper: python -m llc_jax.reproduce table1 --on=features --data PATH
+"""Computes the paper's tables and figures: python -m llc_jax.reproduce table1 --on=features ...
 
 Each run is the same as by hand, with `python -m llc_jax.main`; what is finished is not run again,
 and what was stopped continues.
@@ -10,10 +10,11 @@ import pathlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from llc_jax.errors import InputError
+from llc_jax.experiment.workdir import RESULTS_FILE
 from llc_jax.files import atomic_write, make_directory, write_json
 from llc_jax.reproduce import records
 from llc_jax.reproduce.tables import SETTINGS, TABLES, Run, Table, table
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m llc_jax.reproduce",
         allow_abbrev=False,
-        description="Computes tables of the paper, and prints them beside the paper's figures.",
+        description="Computes tables and figures of the paper, and prints ours beside the paper's.",
         epilog="Values of the config follow as --config.KEY=VALUE; they are the same for all runs.",
     )
     parser.add_argument("tables", nargs="+", metavar="TABLE", help=", ".join(TABLES))
@@ -63,39 +64,63 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compute(wanted: Table, options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs what a table lacks, and shows it; returns the status of a run that fails."""
-    workdirs = {
-        run.name: [options.out / wanted.setting / f"{run.name}_{seed}" for seed in options.seeds]
+    directory = options.out / wanted.setting
+    # A command that several runs need is done once.
+    steps = dict.fromkeys(
+        step
         for run in wanted.runs
-    }
+        for seed in options.seeds
+        for step in _steps(run, options.data, seed, directory, overrides)
+    )
     # Runs of other seeds read what the first has compiled.
     environment = {_COMPILED: str((options.out / "compiled").absolute())} | os.environ
-    for run in wanted.runs:
-        for seed, workdir in zip(options.seeds, workdirs[run.name], strict=True):
-            command = _command(run, options.data, seed, workdir, overrides)
-            if options.dry_run:
-                print(shlex.join(["python", *command]))
-            elif not (workdir / "results.json").exists():
-                print(f"{wanted.name}: {shlex.join(['python', *command])}", flush=True)
-                status = subprocess.run([sys.executable, *command], env=environment).returncode
-                if status:
-                    return status if status > 0 else 128 - status
+    for step in steps:
+        if options.dry_run:
+            print(shlex.join(["python", *step.command]))
+        elif not step.result.exists():
+            print(f"{wanted.name}: {shlex.join(['python', *step.command])}", flush=True)
+            status = subprocess.run([sys.executable, *step.command], env=environment).returncode
+            if status:
+                return status if status > 0 else 128 - status
     if options.dry_run:
         return 0
+    workdirs = {
+        run.name: [_workdir(run, seed, directory) for seed in options.seeds] for run in wanted.runs
+    }
     record = records.collect(wanted, _own_command(wanted, options, overrides), workdirs)
-    write_json(options.out / wanted.setting / f"{wanted.name}.json", record)
+    write_json(directory / f"{wanted.name}.json", record)
     print(records.to_markdown(record))
     if options.write:
         _write(record, options.write)
     return 0
 
 
-def _command(
-    run: Run, data: str, seed: int, workdir: pathlib.Path, overrides: Sequence[str]
-) -> list[str]:
-    return [
+class _Step(NamedTuple):
+    """The arguments of Python for one command, and the file that is there once it is done."""
+
+    command: tuple[str, ...]
+    result: pathlib.Path
+
+
+def _steps(
+    run: Run, data: str, seed: int, directory: pathlib.Path, overrides: Sequence[str]
+) -> Iterator[_Step]:
+    """Yields what is to be done for a run, which comes last."""
+    if run.features_of is not None:
+        yield from _steps(run.features_of, data, 0, directory, overrides)
+        encoded, data = _workdir(run.features_of, 0, directory), directory / "features.npz"
+        command = ("-m", "llc_jax.reproduce.features", f"{encoded}", f"{data}")
+        yield _Step(command, data)
+    workdir = _workdir(run, seed, directory)
+    command = (
         *("-m", "llc_jax.main", f"--config={run.config}:{data}", f"--workdir={workdir}"),
         *(f"--config.seed={seed}", *run.overrides, *overrides),
-    ]
+    )
+    yield _Step(command, workdir / RESULTS_FILE)
+
+
+def _workdir(run: Run, seed: int, directory: pathlib.Path) -> pathlib.Path:
+    return directory / f"{run.name}_{seed}"
 
 
 def _write(record: Mapping[str, Any], path: pathlib.Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from llc_jax.errors import InputError
 from llc_jax.experiment.environment import read_environments
-from llc_jax.experiment.workdir import RESULTS_FILE, read_results
 from llc_jax.reproduce.tables import Cell, Table, table
 
 
@@ -25,8 +24,7 @@ def collect(
       InputError: if a run has no such figure.
     """
     results = {
-        run: [read_results(workdir / RESULTS_FILE) for workdir in of_seeds]
-        for run, of_seeds in workdirs.items()
+        run: [wanted.read(workdir) for workdir in of_seeds] for run, of_seeds in workdirs.items()
     }
     environments = [
         environment
@@ -101,7 +99,7 @@ def markers(name: str, setting: str) -> tuple[str, str]:
     return f"<!-- reproduce {name} --on={setting} -->", f"<!-- end of {name} --on={setting} -->"
 
 
-def _figures(cell: Cell, results: Sequence[Mapping[str, float]]) -> list[float]:
+def _figures(cell: Cell, results: Sequence[Mapping[str, float | None]]) -> list[float | None]:
     missing = [str(number) for number, figures in enumerate(results) if cell.key not in figures]
     if missing:
         raise InputError(
@@ -111,9 +109,12 @@ def _figures(cell: Cell, results: Sequence[Mapping[str, float]]) -> list[float]:
     return [figures[cell.key] for figures in results]
 
 
-def _show(cell: Cell | None, figures: Sequence[float] | None) -> str:
+def _show(cell: Cell | None, figures: Sequence[float | None] | None) -> str:
     if cell is None or figures is None:
         return ""
+    paper = f" ({cell.paper})" if cell.paper else ""
+    if cell.key.endswith("/least"):
+        return _range(figures) + paper
     mean = statistics.fmean(figures)
     spread = statistics.stdev(figures) if len(figures) > 1 else 0.0
     if cell.key.startswith("codebook/"):
@@ -122,7 +123,14 @@ def _show(cell: Cell | None, figures: Sequence[float] | None) -> str:
         shown = _with_spread(f"{mean:.3f}", f"{spread:.3f}", len(figures))
     else:
         shown = _with_spread(f"{100 * mean:.2f}", f"{100 * spread:.2f}", len(figures))
-    return shown + (f" ({cell.paper})" if cell.paper else "")
+    return shown + paper
+
+
+def _range(counts: Sequence[int | None]) -> str:
+    """Returns the least and the largest of some numbers; None is larger than all."""
+    ordered = sorted(counts, key=lambda count: float("inf") if count is None else count)
+    shown = ["none of these" if count is None else f"{count:,}" for count in ordered]
+    return " to ".join(dict.fromkeys((shown[0], shown[-1])))
 
 
 def _with_spread(mean: str, spread: str, number: int) -> str:

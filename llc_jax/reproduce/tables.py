@@ -1,10 +1,15 @@
 """The paper's tables: which runs, which of their figures, and what the paper has there."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Optional
 
 from llc_jax.errors import InputError
+from llc_jax.evaluation import ood_baselines
+from llc_jax.experiment.workdir import RESULTS_FILE, read_results
 from llc_jax.options import choose
+from llc_jax.reproduce import unknown
 
 SETTINGS = ("features", "cifar100", "imagenet")
 
@@ -16,11 +21,14 @@ class Run(NamedTuple):
       name: of its workdir.
       config: the name of a config that comes with the package.
       overrides: of the config's values, as on the command line.
+      features_of: a run whose features of the images are the data of this one; None where the
+        images are.
     """
 
     name: str
     config: str
     overrides: tuple[str, ...] = ()
+    features_of: Optional["Run"] = None
 
 
 class Cell(NamedTuple):
@@ -28,7 +36,7 @@ class Cell(NamedTuple):
 
     Attributes:
       run: the name of the run that measures it.
-      key: its name in the run's `results.json`.
+      key: its name among the run's figures.
       paper: what the paper has in its place, as it prints it; "" for nothing.
     """
 
@@ -49,16 +57,21 @@ class Row(NamedTuple):
     cells: tuple[Cell | None, ...]
 
 
+def _results(workdir: pathlib.Path) -> dict[str, float]:
+    return read_results(workdir / RESULTS_FILE)
+
+
 class Table(NamedTuple):
     """A table of the paper, in one setting.
 
     Attributes:
-      name: "table1", ...
+      name: "table1", "figure5", ...
       setting: "features", "cifar100" or "imagenet".
       caption: what it shows.
       columns: their headings.
       runs: what is to be run.
       rows: its lines.
+      read: returns the figures of a finished run by their keys; by default its `results.json`.
     """
 
     name: str
@@ -67,13 +80,14 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     runs: tuple[Run, ...]
     rows: tuple[Row, ...]
+    read: Callable[[pathlib.Path], Mapping[str, float | None]] = _results
 
 
 def table(name: str, setting: str) -> Table:
     """Returns a table of the paper in a setting.
 
     Args:
-      name: "table1" to "table5", or "nested".
+      name: "table1" to "table5", "figure5", "figure6", "nested" or "separability".
       setting: "features": CIFAR-100 on a pretrained, frozen network; "cifar100": on ResNet-20 from
         scratch; "imagenet": the paper's.
 
@@ -231,11 +245,91 @@ def _retrieval(
     return Table(name, setting, caption, columns, tuple(dict.fromkeys(runs.values())), tuple(rows))
 
 
+def _separability(setting: str) -> Table:
+    run = {
+        "features": Run(
+            "separability",
+            "embeddings_separability",
+            features_of=Run("codebooks", "features_codebooks"),
+        ),
+        "cifar100": Run("separability", "cifar100_separability"),
+        "imagenet": Run("separability", "imagenet_separability"),
+    }[setting]
+    blocks = {"features": (1, 2), "cifar100": (1, 3), "imagenet": (1,)}[setting]
+    what = "layer" if setting == "features" else "block"
+    rows = [
+        Row("linear classifier", (Cell(run.name, "classification/linear", "77"), None, None)),
+        Row("codes, phase 2", _decoded(run, "", ("", "74.57", "68.82"))),
+        Row(
+            "a classifier on the frozen network of the codes",
+            (Cell(run.name, "classification/probe/linear", "75.51"), None, None),
+        ),
+        Row(
+            "codes on the frozen network of the classifier",
+            _decoded(run, "projection/", ("", "", "21")),
+        ),
+    ]
+    for count in blocks:
+        paper = "68" if count == blocks[-1] else ""
+        trained = f"the last {what}" if count == 1 else f"the last {count} {what}s"
+        cells = _decoded(run, f"last_{count}/", ("", "", paper))
+        rows.append(Row(f"the same, and {trained} trained", cells))
+    caption = "Section 4.4: what classifiers and codes separate"
+    columns = ("linear or soft", "MHD", "ED")
+    return Table("separability", setting, caption, columns, (run,), tuple(rows))
+
+
+def _decoded(run: Run, prefix: str, paper: tuple[str, str, str]) -> tuple[Cell, ...]:
+    """Returns soft, MHD and ED of the codes whose figures have a prefix."""
+    figures = (f"classification/{prefix}{decoder}" for decoder in ("soft", "mhd", "ed"))
+    return tuple(Cell(run.name, *cell) for cell in zip(figures, paper, strict=True))
+
+
+# Sets of unknown images: how they are called, and the n from which in the paper's figure 5 the
+# tuned threshold comes near the codes.
+_UNKNOWN = {
+    "near/imagenet750": ("ImageNet-750", "3000"),
+    "far/places365": ("Places365", ""),
+    "near/held_out": ("20 classes held out", "3000 beside 50,000 known"),
+}
+_HOLD_OUT = ("--config.data.held_out_classes=20", "--config.ood.near=('held_out=unseen',)")
+
+
+def _unknown(setting: str, *, name: str, representative: bool) -> Table:
+    run = {
+        "features": Run("unknown", "folder_20bit", ("--config.frozen_backbone=True", *_HOLD_OUT)),
+        "cifar100": Run("unknown", "cifar100_20bit", _HOLD_OUT),
+        "imagenet": Run("unknown", "imagenet_ood"),
+    }[setting]
+    sets, most = ("near/held_out",), 2000
+    if setting == "imagenet":
+        sets, most = ("near/imagenet750", "far/places365"), 10_000
+    rows = []
+    for of in sets:
+        title, least = _UNKNOWN[of]
+        for count in ood_baselines.COUNTS:
+            if count <= most:
+                cells = (Cell(run.name, f"{of}/{kind}@{count}", "") for kind in unknown.KINDS)
+                rows.append(Row(f"{title}, n = {count:,}", tuple(cells)))
+        matching = Cell(run.name, f"{of}/least", "" if representative else least)
+        rows.append(Row(f"{title}, least n as good as the codes", (None, matching, None)))
+    number, test = (6, "as in the test set") if representative else (5, "not as in the test set")
+    caption = (
+        f"Figure {number}: F1 of finding unknown images, of which a validation set has n, {test}"
+    )
+    columns = ("codes, which need none", "threshold tuned with n", "threshold from 50")
+    read = functools.partial(unknown.read_f1, sets=sets, representative=representative)
+    return Table(name, setting, caption, columns, (run,), tuple(rows), read)
+
+
 TABLES = {
     "table1": _codebooks,
     "table2": _lengths,
     "table3": _rivals,
     "table4": _reals,
     "table5": _reported,
+    "figure5": functools.partial(_unknown, name="figure5", representative=False),
+    "figure6": functools.partial(_unknown, name="figure6", representative=True),
     "nested": _nested,
+    "separability": _separability,
 }
