@@ -70,6 +70,14 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
 
     References:
       LLC, section 3.
+
+    Example:
+      >>> X, y = sklearn.datasets.load_digits(return_X_y=True)
+      >>> coder = llc_jax.LLC(num_bits=8, hidden=(128,), random_state=0).fit(X[::2], y[::2])
+      >>> coder.transform(X[1::2]).shape
+      (898, 1)
+      >>> coder.score(X[1::2], y[1::2]) > 0.9
+      True
     """
 
     def __init__(

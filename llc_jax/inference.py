@@ -250,6 +250,12 @@ def load(path: str | os.PathLike, num_bits: int | None = None) -> Model:
     Raises:
       InputError: if there is no such run, it is not finished, it has no codes, or its first
         `num_bits` bits are not trained to be codes.
+
+    Example:
+      >>> model = llc_jax.load("runs/photos")
+      >>> codes = model.encode(images)  # uint8[N, H, W, 3], or N paths of image files
+      >>> labels, distances = model.classify(images)
+      >>> names = [model.codebook.class_names[label] for label in labels]
     """
     stage = find_stage(path)
     if stage.config.head["name"] == "linear":

@@ -1,13 +1,18 @@
-"""README and docs: links lead somewhere, commands are understood, code runs."""
+"""README, docs and docstrings: links lead somewhere, commands are understood, code runs."""
 
+import ast
+import doctest
+import importlib
 import pathlib
 import re
 import shlex
 import shutil
 
 import cv2
+import jax
 import numpy as np
 import pytest
+import sklearn.datasets
 from absl import flags
 from ml_collections import config_flags
 
@@ -16,6 +21,7 @@ from llc_jax import cli, main
 from llc_jax.data.sources import load_digits
 from llc_jax.experiment.run import run
 from llc_jax.reproduce import __main__ as reproduce
+from llc_jax.reproduce import features
 from tests.tiny import tree
 from tests.writing import tar_bytes
 
@@ -70,6 +76,8 @@ def test_commands_are_understood(page, words, monkeypatch):
         check_llc(arguments)
     elif arguments[:2] == ["-m", "llc_jax.reproduce"]:
         assert reproduce.main([*arguments[2:], "--dry-run"]) == 0
+    elif arguments[:2] == ["-m", "llc_jax.reproduce.features"]:
+        features._parser().parse_args(arguments[2:])
     elif arguments[:2] == ["-m", "llc_jax.main"]:
         monkeypatch.setattr("sys.argv", ["llc", *arguments[2:]])  # Where ml_collections looks.
         check_main(arguments[2:])
@@ -91,6 +99,20 @@ def test_files_that_are_named_exist(page):
     assert [
         name for name in named if not any((ROOT / r / name).exists() for r in ("", "llc_jax"))
     ] == []
+
+
+def test_each_question_of_a_newcomer_is_answered_by_one_name_in_one_file():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page.split("\n## Where is it?\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (.+\?) \| `([\w/]+\.py)` \| `(\w+)` \|$", table, re.MULTILINE)
+    assert len(rows) == table.count("?") >= 10
+    missing = []
+    for question, file, name in rows:
+        tree = ast.parse((ROOT / "llc_jax" / file).read_text())
+        targets = [t for node in tree.body if isinstance(node, ast.Assign) for t in node.targets]
+        defined = {getattr(node, "name", getattr(node, "id", "")) for node in tree.body + targets}
+        missing += [] if name in defined else [f"{question} {name} is not in {file}"]
+    assert missing == []
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +168,24 @@ def test_code_runs(page, world, tmp_path, monkeypatch):
     for language, text in blocks(page):
         if language == "python" and not re.search(rf"import ({'|'.join(FOREIGN)})", text):
             exec(compile(text, page.name, "exec"), names)
+
+
+def modules_with_examples():
+    """Yields the modules whose docstrings have examples, and how many lines these type in."""
+    for path in sorted((ROOT / "llc_jax").rglob("*.py")):
+        lines = re.findall(r"^ *>>> .*", path.read_text(), re.MULTILINE)
+        if lines:
+            marks = [pytest.mark.slow] if any("LLC(" in line for line in lines) else []
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield pytest.param(module, len(lines), marks=marks, id=module)
+
+
+@pytest.mark.parametrize(("module", "prompts"), list(modules_with_examples()))
+def test_examples_in_docstrings_run(module, prompts, world, monkeypatch):
+    directory, names = world
+    monkeypatch.chdir(directory)
+    given = {"np": np, "jax": jax, "sklearn": sklearn, **names}
+    runner = doctest.DocTestRunner()
+    for example in doctest.DocTestFinder().find(importlib.import_module(module), extraglobs=given):
+        runner.run(example)
+    assert runner.summarize() == doctest.TestResults(0, prompts)

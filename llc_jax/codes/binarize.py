@@ -22,6 +22,12 @@ def sign_ste(x: jax.Array) -> jax.Array:
 
     References:
       Kusupati et al., LLC, NeurIPS 2021, algorithm 4.
+
+    Example:
+      >>> llc_jax.sign_ste(np.array([-0.5, 0.0, 2.0], np.float32))
+      Array([-1.,  1.,  1.], dtype=float32)
+      >>> jax.grad(lambda x: 3 * llc_jax.sign_ste(x))(np.float32(-0.5))
+      Array(3., dtype=float32)
     """
     return sign(x)
 

@@ -23,6 +23,15 @@ class Codebook:
       latent: float32[L, k]; the code of class c is +1 where latent[c] >= 0.
       class_names: L names.
       source: how the codebook was made: "learnt", "svd", ..., or the name of its file.
+
+    Example:
+      >>> latent = np.array([[0.5, -1.0, 2.0], [-0.1, 0.3, 0.0]])
+      >>> codebook = llc_jax.Codebook.from_numpy(latent, ["cat", "dog"])
+      >>> codebook.packed
+      array([[5],
+             [6]], dtype=uint32)
+      >>> codebook.min_distance
+      2
     """
 
     latent: np.ndarray

@@ -43,6 +43,11 @@ def pack(bits_or_logits: jax.Array) -> jax.Array:
 
     Raises:
       InputError: for unsigned integers, where 0 and 1 would both read as +1.
+
+    Example:
+      >>> llc_jax.pack(np.array([[0.5, -1.0, 2.0], [-0.1, 0.3, 0.0]]))
+      Array([[5],
+             [6]], dtype=uint32)
     """
     bits = jnp.asarray(bits_or_logits)
     if jnp.issubdtype(bits.dtype, jnp.unsignedinteger):
@@ -80,6 +85,11 @@ def unpack(packed: jax.Array, num_bits: int) -> jax.Array:
 
     Raises:
       InputError: if the number of words does not fit `num_bits`.
+
+    Example:
+      >>> llc_jax.unpack(np.array([[5], [6]], np.uint32), num_bits=3)
+      Array([[ 1, -1,  1],
+             [-1,  1,  1]], dtype=int8)
     """
     packed = jnp.asarray(packed)
     if packed.dtype != jnp.uint32 or packed.shape[-1] != num_words(num_bits):

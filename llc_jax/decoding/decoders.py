@@ -169,6 +169,15 @@ def make(name: str, codebook: Codebook, **options) -> Decoder:
 
     References:
       LLC, section 4.1.1 and algorithms 2 (ed) and 3 (mhd).
+
+    Example:
+      >>> codebook = llc_jax.Codebook.from_numpy(np.array([[1, -1, 1], [-1, 1, 1]]))
+      >>> codes = np.array([[0b101], [0b010]], np.uint32)
+      >>> labels, distances = llc_jax.decoders.make("mhd", codebook)(codes)
+      >>> labels, distances
+      (array([0, 1], dtype=int32), array([0, 1], dtype=int32))
+      >>> llc_jax.decoders.make("ed", codebook)(codes)[0]
+      array([ 0, -1], dtype=int32)
     """
     kind, name_options = _parse_name(name)
     if kind not in _DECODERS:

@@ -61,6 +61,13 @@ def average_precision(
 
     References:
       LLC, appendix B.
+
+    Example:
+      >>> relevance = np.array([[1, 0, 0, 0, 0], [1, 0, 0, 1, 1]])
+      >>> llc_jax.metrics.average_precision(relevance, np.array([10, 10]), k=5)
+      array([0.2 , 0.42])
+      >>> llc_jax.metrics.average_precision(relevance, np.array([10, 10]), k=5, form="rmap")
+      array([1. , 0.7])
     """
     if form not in FORMS:
         raise InputError(f"The form of average precision is cmap or rmap, not {form!r}.")

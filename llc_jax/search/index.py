@@ -22,6 +22,13 @@ class HammingIndex:
 
     Attributes:
       num_bits: k, the bits of a code.
+
+    Example:
+      >>> index = llc_jax.HammingIndex(num_bits=4)
+      >>> index.add(np.array([[0b0000], [0b0011], [0b0111]], np.uint32), ids=np.array([7, 8, 9]))
+      >>> distances, ids = index.search(np.array([[0b0001]], np.uint32), k=2)
+      >>> distances, ids
+      (array([[1, 1]], dtype=int32), array([[7, 8]]))
     """
 
     def __init__(self, num_bits: int):
