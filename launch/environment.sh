@@ -22,7 +22,7 @@ print(sys.version, sys.executable, hashlib.sha256(content).hexdigest())')
 if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
   echo "Installing the requirements into .venv ..."
   if command -v uv >/dev/null; then
-    uv venv --quiet --clear --python "$python" .venv
+    uv venv --quiet --clear --seed --python "$python" .venv
     uv pip install --quiet --python .venv/bin/python "${packages[@]}"
     uv pip install --quiet --python .venv/bin/python --no-deps --editable .
   else
