@@ -104,7 +104,8 @@ def _figures(cell: Cell, results: Sequence[Mapping[str, float | None]]) -> list[
     if missing:
         raise InputError(
             f"The run {cell.run} has no figure {cell.key} (seed number {', '.join(missing)}): "
-            "remove its workdir, and run the same command again."
+            "its data have too few images for it, or it was run with other values of the config. "
+            "Remove its workdir, and run the same command with what the table needs."
         )
     return [figures[cell.key] for figures in results]
 
