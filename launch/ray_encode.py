@@ -11,11 +11,11 @@ only what is missing. Then `llc index --codes codes/ --out photos.index`.
 """
 
 import argparse
-import pathlib
 import sys
 
 import ray
 
+from llc_jax.copies import as_path
 from llc_jax.corpus import inputs
 from llc_jax.experiment.network import takes_embeddings
 from llc_jax.experiment.workdir import find_stage
@@ -34,7 +34,7 @@ class Worker:
 
         model = llc_jax.load(run)
         shards = inputs.find(patterns, model.kind)
-        self._corpus = encoding.Encoding(model, shards, pathlib.Path(out), **options)
+        self._corpus = encoding.Encoding(model, shards, as_path(out), **options)
 
     def __call__(self, batch: dict) -> dict:
         """Encodes some shards; returns what is wrong with those that could not be read."""
@@ -58,8 +58,8 @@ def main() -> int:
     options = parser.parse_args()
     ray.init(address=options.address, ignore_reinit_error=True)
     arguments = {"logits": options.logits, "decoder": options.decoder}
-    paths = [str(pathlib.Path(path).absolute()) for path in (options.run, options.out)]
-    patterns = [str(pathlib.Path(pattern).absolute()) for pattern in options.shards]
+    paths = [str(as_path(path).absolute()) for path in (options.run, options.out)]
+    patterns = [str(as_path(pattern).absolute()) for pattern in options.shards]
     # Not `ray.data.range`: it would wait for a CPU, and the workers may have them all.
     numbers = list(range(count_shards(paths[0], patterns)))
     results = (

@@ -12,7 +12,6 @@ from llc_jax.codes import packing
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.files import atomic_write
-from llc_jax.objects import is_url
 
 # Files of embeddings; all else is images.
 _EMBEDDINGS = (".npz", ".npy", ".parquet")
@@ -72,8 +71,6 @@ def _encode_corpus(options: argparse.Namespace) -> None:
 
     if options.out.suffix == ".npz":
         raise InputError(f"With --shards, --out is a folder, not {options.out}.")
-    if is_url(options.out):
-        raise InputError(f"With --shards, --out is a folder on a disk, not {options.out}.")
     task = tasks.find(options.task)
     model = _load(options.run)
     shards = inputs.find(options.shards, model.kind)

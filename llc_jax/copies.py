@@ -13,6 +13,7 @@ at most: those that have not been used for longest make room for others.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
@@ -21,7 +22,7 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from llc_jax import objects
 from llc_jax.errors import InputError
@@ -60,32 +61,40 @@ def local(path: str | os.PathLike, beside: Sequence[str] = ()) -> pathlib.Path:
     """
     if not is_url(path):
         return pathlib.Path(path)
-    url, before = URL(path), None
-    while True:
-        found = objects.find(url)
-        if not found:
-            raise InputError(f"There is nothing at {url}.")
-        for name in beside:
-            found |= objects.find(url.parent / name)
-        description = [str(url), *((str(key), *dataclasses.astuple(found[key])) for key in found)]
-        digest = hashlib.sha256(json.dumps(description).encode()).hexdigest()[:20]
-        copy = _directory() / "copies" / digest
-        try:
-            while not _hold(copy):
-                _copy(url, found, copy)
-            return copy / _relative(url)
-        except InputError:  # A run at work there may have replaced something.
-            if found == before:
-                raise
-            before = found
+    return _obtain(URL(path), beside, _held)[0]
 
 
 @contextlib.contextmanager
-def working_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def borrowed(path: str | os.PathLike, but: Sequence[str] = ()) -> Iterator[pathlib.Path]:
+    """Yields what `local` returns; after the body, a copy may make room for others.
+
+    Args:
+      path: of the file or folder, or its URL.
+      but: names of objects and folders at the URL that are not copied.
+
+    Raises:
+      InputError: as `local`.
+    """
+    if not is_url(path):
+        yield pathlib.Path(path)
+        return
+    copy, lock = _obtain(URL(path), (), _shared_lock, but)
+    try:
+        yield copy
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def working_copy(path: str | os.PathLike, but: Sequence[str] = ()) -> Iterator[pathlib.Path]:
     """Yields a directory that stands for a URL while the body runs; a path is yielded as it is.
 
     What is at the URL is in the directory, and what the body passes to `publish` is written to
     the URL.
+
+    Args:
+      path: a path or URL.
+      but: names of objects and folders that are not copied.
 
     Raises:
       InputError: if the URL cannot be read.
@@ -93,11 +102,12 @@ def working_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     if not is_url(path):
         yield pathlib.Path(path)
         return
-    found = local(path) if objects.find(path) else None
     with _own_directory(_directory() / "work") as directory:
         copy = directory / _relative(URL(path))
-        if found is not None:
-            shutil.copytree(found, copy)
+        if objects.find(path):
+            with borrowed(path, but) as found:
+                if found.exists():
+                    shutil.copytree(found, copy)
         yield copy
 
 
@@ -133,7 +143,7 @@ def is_current(copy: pathlib.Path, but: Sequence[str]) -> bool:
 
     Args:
       copy: in which nothing has been written.
-      but: names of objects that may change.
+      but: names of objects and folders that may change.
 
     Raises:
       InputError: if the URL cannot be read.
@@ -141,10 +151,21 @@ def is_current(copy: pathlib.Path, but: Sequence[str]) -> bool:
     url = url_of(copy)
     if url is None:
         return True
-    there = {(str(name), what.size) for name, what in objects.find(url).items()}
+    there = {(name, what.size) for name, what in objects.find(url).items()}
     files = (path for path in copy.rglob("*") if path.is_file())
-    here = {(str(url / file.relative_to(copy)), file.stat().st_size) for file in files}
-    return all(URL(name).name in but for name, _ in there ^ here)
+    here = {(url / file.relative_to(copy).as_posix(), file.stat().st_size) for file in files}
+    return all(_is_within(name, url, but) for name, _ in there ^ here)
+
+
+def refresh(path: pathlib.Path) -> None:
+    """Copies a file or folder of a working copy from its URL again; does nothing with others.
+
+    Raises:
+      InputError: if it cannot be read.
+    """
+    url = url_of(path)
+    for name, what in (objects.find(url) if url else {}).items():
+        objects.download(name, path / name.relative_to(url).as_posix(), what.size)
 
 
 def publish(path: pathlib.Path) -> None:
@@ -162,10 +183,46 @@ def _directory() -> pathlib.Path:
     return cache_directory() / "objects"
 
 
+def _is_within(name: URL, url: URL, names: Sequence[str]) -> bool:
+    """Whether an object below a URL has one of some names, or is in a folder that has."""
+    return any(part in names for part in name.relative_to(url).parts)
+
+
 def _relative(url: URL) -> pathlib.PurePosixPath:
     """Returns the path below a copy that has a URL in it: `s3/bucket/name`."""
     protocol, _, rest = str(url).partition("://")
     return pathlib.PurePosixPath(protocol, rest)
+
+
+def _obtain(
+    url: URL,
+    beside: Sequence[str],
+    hold: Callable[[pathlib.Path], int],
+    but: Sequence[str] = (),
+) -> tuple[pathlib.Path, int]:
+    """Returns the copy of what is at a URL, made if missing, and what `hold` returns of it."""
+    before = None
+    while True:
+        found = objects.find(url)
+        if not found:
+            raise InputError(f"There is nothing at {url}.")
+        found = {name: what for name, what in found.items() if not _is_within(name, url, but)}
+        for name in beside:
+            found |= objects.find(url.parent / name)
+        description = [str(url), *((str(key), *dataclasses.astuple(found[key])) for key in found)]
+        digest = hashlib.sha256(json.dumps(description).encode()).hexdigest()[:20]
+        copy = _directory() / "copies" / digest
+        try:
+            while True:
+                with contextlib.suppress(FileNotFoundError):
+                    lock = hold(copy)
+                    if copy.exists():
+                        return copy / _relative(url), lock
+                _copy(url, found, copy)
+        except InputError:  # A run at work there may have replaced something.
+            if found == before:
+                raise
+            before = found
 
 
 def _copy(url: URL, found: dict[URL, Object], copy: pathlib.Path) -> None:
@@ -199,7 +256,7 @@ def _make_room(copies: pathlib.Path, needed: int, url: URL) -> None:
                 f"A copy of {url} needs {needed / 1e9:.3g} GB, and {copies} has room for "
                 f"{max(free, 0) / 1e9:.3g} GB: make room there, name another disk as LLC_CACHE, or "
                 "allow more with LLC_CACHE_GB."
-            )
+            ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # Others may make room.
         _remove_unused(unused.pop(0))
 
 
@@ -229,24 +286,25 @@ def _remove_unused(directory: pathlib.Path) -> None:
         os.close(lock)
 
 
-def _hold(copy: pathlib.Path) -> bool:
-    """Keeps a copy from being removed as long as this process lives; False if there is none."""
-    try:
-        _held(copy)
-    except FileNotFoundError:
-        return False
-    return copy.exists()
+def _shared_lock(copy: pathlib.Path) -> int:
+    """Returns a descriptor which keeps a copy from being removed until it is closed.
 
-
-@functools.cache
-def _held(copy: pathlib.Path) -> int:
-    """Returns a descriptor that holds the shared lock of a directory."""
+    Raises:
+      FileNotFoundError: if there is no such copy.
+    """
     import fcntl  # Unix only, and the rest of this module is not.
 
     lock = os.open(copy / _LOCK, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_SH)
-    os.utime(copy)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        os.utime(copy)
+    except OSError:
+        os.close(lock)
+        raise
     return lock
+
+
+_held = functools.cache(_shared_lock)  # Until this process ends.
 
 
 def _lock(directory: pathlib.Path) -> int | None:

@@ -49,7 +49,11 @@ class URL(pathlib.PurePosixPath):
         """Returns the URL, which is absolute as it is."""
         return self
 
-    expanduser = absolute
+    expanduser = resolve = absolute
+
+
+class StoreFailed(InputError):
+    """A store does not answer as it should, for a reason that may pass."""
 
 
 class Locked(Exception):
@@ -90,13 +94,40 @@ def find(url: str | os.PathLike) -> dict[URL, Object]:
         is_below = name == root or name.startswith(f"{root}/")
         is_path = name == root or not {"", ".", ".."} & {*relative.split("/")}
         if info["type"] == "file" and is_below and is_path:
-            tag = next((str(info[key]) for key in _TAGS if info.get(key) is not None), "")
-            found[URL(url) / relative] = Object(int(info["size"] or 0), tag)
+            found[URL(url) / relative] = _describe(info)
     incomplete = [name.parent for name in found if name.name == _INCOMPLETE]
     return {
         name: found[name]
         for name in sorted(found)
         if not any(name.is_relative_to(folder) for folder in incomplete)
+    }
+
+
+def glob(pattern: str | os.PathLike) -> dict[URL, Object | None]:
+    """Returns the objects and folders whose URLs match a pattern, in the order of their names.
+
+    Args:
+      pattern: a URL with wildcards, which have the meaning that they have in paths; names that
+        begin with a dot are left out.
+
+    Returns:
+      What the store says of each; None of folders.
+
+    Raises:
+      InputError: if they cannot be listed.
+    """
+    folder, rest = re.fullmatch(r"([^*?[]*/)(.*)", os.fspath(pattern), re.DOTALL).groups()
+
+    def match(system, root: str) -> tuple[str, dict[str, Any]]:
+        return root.removesuffix(rest), system.glob(root, detail=True)
+
+    with _reading(pattern):
+        start, infos = _request(pattern, match)
+    names = {name.removeprefix(start).strip("/"): info for name, info in infos.items()}
+    return {
+        URL(folder) / name: _describe(info) if info["type"] == "file" else None
+        for name, info in sorted(names.items())
+        if name and "/." not in f"/{name}"
     }
 
 
@@ -114,6 +145,16 @@ def read(url: str | os.PathLike, size: int | None = None) -> bytes:
 
     with _reading(url):
         return _request(url, get)
+
+
+def read_end(url: str | os.PathLike, size: int) -> bytes:
+    """Returns the last bytes of an object, `size` of them or all.
+
+    Raises:
+      InputError: if it cannot be read.
+    """
+    with _reading(url):
+        return _request(url, lambda system, root: system.cat_file(root, start=-size))
 
 
 def download(url: str | os.PathLike, file: pathlib.Path, size: int) -> None:
@@ -290,7 +331,8 @@ def _reading(url: str | os.PathLike) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"There is nothing at {url}.") from error
     except Exception as error:
-        raise InputError(f"Cannot read {url}: {_reason(error)}.") from error
+        kind = InputError if type(error).__name__ in _LASTING else StoreFailed
+        raise kind(f"Cannot read {url}: {_reason(error)}.") from error
 
 
 def _request(url: str | os.PathLike, call: Callable[[Any, str], Any]) -> Any:
@@ -324,6 +366,12 @@ def _open(url: str) -> tuple[Any, str]:
         ) from error
     except ValueError as error:
         raise InputError(f"{url} is no URL that can be opened ({error}).") from error
+
+
+def _describe(info: dict[str, Any]) -> Object:
+    """Returns what a file system says of an object."""
+    tag = next((str(info[key]) for key in _TAGS if info.get(key) is not None), "")
+    return Object(int(info["size"] or 0), tag)
 
 
 def _check_size(size: int, expected: int) -> None:

@@ -33,6 +33,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # The workers inherit all this.
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from llc_jax import objects  # noqa: E402
+from tests.object_stores import opened  # noqa: E402
 
 # As llc_jax.main does for a config file, so that it can import its neighbours.
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
@@ -48,3 +52,12 @@ def pytest_collection_modifyitems(items):
         return FIRST.index(name) if name in FIRST else len(FIRST)
 
     items.sort(key=place)
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """Yields the URL of an empty bucket in the memory of this process, and has a cache for it."""
+    monkeypatch.setenv("LLC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(objects, "_PAUSE", 0.0)
+    with opened("memory") as (url, _):
+        yield objects.URL(url)

@@ -14,16 +14,6 @@ from llc_jax.copies import as_path, local, named, working_copy
 from llc_jax.errors import InputError, WriteFailed
 from llc_jax.objects import URL
 from llc_jax.search.index import HammingIndex
-from tests.object_stores import opened
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """Yields the URL of an empty bucket."""
-    monkeypatch.setenv("LLC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(objects, "_PAUSE", 0.0)
-    with opened("memory") as (url, _):
-        yield URL(url)
 
 
 def put(url, content):

@@ -1,25 +1,32 @@
 """The encoding of a corpus: a file of codes for each shard, written when it is whole.
 
 What is done is what is there: a task that is killed loses the shards that it was at, and does
-these again when it is started again. Two tasks that encode the same shard write the same file.
+these again when it is started again. Two tasks that encode the same shard write the same file. A
+shard that cannot be read for a reason that may pass is tried again after the others, a few times.
 `search/code_shards.py` has the form of the files.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import errno
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from llc_jax.codes import packing
+from llc_jax.copies import named
 from llc_jax.corpus import inputs
 from llc_jax.corpus.progress import Progress, Silent
+from llc_jax.data.readers import Inputs
 from llc_jax.decoding import decoders
 from llc_jax.errors import InputError
-from llc_jax.files import make_directory, read_json, sweep, write_json
+from llc_jax.files import make_directory, sweep, write_json
 from llc_jax.inference import Model, Part
+from llc_jax.objects import URL, StoreFailed
 from llc_jax.search import code_shards
 
 # Errors of the system that are those of one file. Others can pass: they are of a whole shard.
@@ -27,10 +34,12 @@ _OF_ONE_FILE = (
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
     *(errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
 )
-
-
 # Seconds after which a file that is not whole is not one that has just been made.
 _OLD = 60.0
+# Seconds after which shards that could not be read for a reason that may pass are tried again.
+_PAUSES = (5.0, 30.0)
+# Files of codes that are looked for at once.
+_AT_ONCE = 16
 
 
 @dataclasses.dataclass
@@ -41,7 +50,8 @@ class Counts:
       shards: that were written.
       items: that have codes in them.
       damaged: items that could not be read, and were left out.
-      failed: what is wrong with the shards that could not be read, by their names.
+      failed: what is wrong with the shards that could not be read, even when they were tried
+        again, by their names.
     """
 
     shards: int = 0
@@ -52,10 +62,22 @@ class Counts:
 
 @dataclasses.dataclass
 class _OpenShard:
-    """A shard that is being encoded."""
+    """A shard that is being encoded.
+
+    Attributes:
+      number: of the shard.
+      keys: names of its items.
+      inputs: the items; None if they cannot be read, or have codes.
+      opened: is closed when they are encoded.
+      parts: what is encoded of it.
+      labels: labels and distances of each part, where they are asked for.
+      error: because of which it is not encoded.
+    """
 
     number: int
     keys: Sequence[str]
+    inputs: Inputs | None
+    opened: contextlib.ExitStack
     parts: list[Part] = dataclasses.field(default_factory=list)
     labels: list[tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=list)
     error: InputError | None = None
@@ -72,7 +94,7 @@ class Encoding:
     Args:
       model: that encodes it.
       shards: of the corpus, as `inputs.find` returns them.
-      folder: where the codes are written.
+      folder: where the codes are written, a directory or a URL.
       logits: whether to keep the code logits too, as float16.
       decoder: a name that `decoders.make` takes, for the class of each item; None for no class.
       skip: whether items that cannot be read are left out, and shards that cannot be read
@@ -87,7 +109,7 @@ class Encoding:
         self,
         model: Model,
         shards: Sequence[inputs.InputShard],
-        folder: pathlib.Path,
+        folder: pathlib.Path | URL,
         *,
         logits: bool = False,
         decoder: str | None = None,
@@ -97,8 +119,9 @@ class Encoding:
         self._logits, self._skip = logits, skip
         self._decode = None if decoder is None else decoders.make(decoder, model.codebook)
         self._digest = model.digest()
-        make_directory(folder)
-        sweep(folder, _OLD)
+        if not isinstance(folder, URL):
+            make_directory(folder)
+            sweep(folder, _OLD)
         self._check_manifest({"logits": logits, "decoder": decoder})
 
     @property
@@ -108,7 +131,8 @@ class Encoding:
 
     def missing(self, numbers: Iterable[int]) -> list[int]:
         """Returns which shards are not encoded yet."""
-        return [number for number in numbers if not self._is_there(number)]
+        found = self._look_for(numbers)
+        return [number for number, metadata in found if not self._fits(number, metadata)]
 
     def work(self, numbers: Iterable[int]) -> float:
         """Returns how much work there is in some shards, as their encoding counts it."""
@@ -116,9 +140,7 @@ class Encoding:
 
     def damaged(self, numbers: Iterable[int]) -> int:
         """Returns how many items of some shards could not be read, of those that are encoded."""
-        files = (code_shards.file_of(self._folder, number) for number in numbers)
-        found = (code_shards.read_metadata(file) or {} for file in files)
-        return sum(len(metadata.get("damaged", ())) for metadata in found)
+        return sum(len((found or {}).get("damaged", ())) for _, found in self._look_for(numbers))
 
     def encode(self, numbers: Iterable[int], progress: Progress | None = None) -> Counts:
         """Encodes the shards of some numbers that are not there.
@@ -135,63 +157,102 @@ class Encoding:
           ReadersFailed: as `Model.stream`.
           WriteFailed: if codes cannot be written.
         """
-        counts, progress = Counts(), progress or Silent()
-        for part in self._model.stream(self._open(numbers, counts, progress)):
+        counts, progress, errors = Counts(), progress or Silent(), {}
+        for pause in (*_PAUSES, None):
+            failed = self._encode(numbers, counts, progress)
+            errors |= failed
+            numbers = [number for number, error in failed.items() if _may_pass(error)]
+            if not numbers or pause is None:
+                break
+            progress.say(f"{len(numbers):,} shards are tried again in {pause:.0f} s")
+            time.sleep(pause)
+            for number in numbers:
+                del errors[number]
+        counts.failed = {self._shards[n].name: named(error) for n, error in errors.items()}
+        return counts
+
+    def _encode(
+        self, numbers: Iterable[int], counts: Counts, progress: Progress
+    ) -> dict[int, InputError]:
+        """Encodes some shards; returns what is wrong with those that cannot be read."""
+        failed = {}
+        for part in self._model.stream(self._open(numbers, counts, failed, progress)):
             shard, name = part.group, self._shards[part.group.number].name
-            errors = {shard.keys[row]: error for row, error in part.errors.items()}
-            for key, error in errors.items():
+            for row, error in part.errors.items():
                 if not self._skip:
                     raise InputError(f"{error} With --on-error skip it is left out.") from error
                 if _may_pass(error):
                     shard.error = error
-                progress.say(f"skipped: {error} ({key} of {name})")
+                progress.say(f"skipped: {named(error)} ({shard.keys[row]} of {name})")
             shard.parts.append(part)
             if self._decode is not None:
                 shard.labels.append(self._classify(part.code_logits))
             size = self._shards[shard.number].size
             progress.add(len(part.code_logits), size * len(part.code_logits) / len(shard.keys))
-            if shard.is_whole:
-                self._close(shard, counts)
-        return counts
+            if not shard.is_whole:
+                continue
+            if shard.error is None:
+                self._write(shard, counts)
+            else:
+                failed[shard.number] = shard.error
+                progress.add(0, -size)
+            shard.opened.close()
+        return failed
 
     def _open(
-        self, numbers: Iterable[int], counts: Counts, progress: Progress
+        self,
+        numbers: Iterable[int],
+        counts: Counts,
+        failed: dict[int, InputError],
+        progress: Progress,
     ) -> Iterator[tuple[_OpenShard, Any]]:
-        """Yields the shards that are still missing when their turn comes, and what is in them."""
-        for number in numbers:
-            shard = self._shards[number]
-            if self._is_there(number):
-                progress.add(0, shard.size)
-                continue
-            try:
-                items = shard.open()
-                if len(items.keys):
-                    self._model.check(items.inputs)
-                if len(items.keys) > code_shards.MAX_ITEMS:
-                    raise InputError(f"{shard.name} has more than 2^32 items.")
-            except InputError as error:
-                if not self._skip:
-                    raise
-                counts.failed[shard.name] = str(error)
-                progress.say(f"failed: {error}")
-                progress.add(0, shard.size)
-                continue
-            if len(items.keys):
-                yield _OpenShard(number, items.keys), items.inputs
-            else:
-                self._close(_OpenShard(number, ()), counts)
+        """Yields the shards that are still missing when their turn comes, and what is in them.
 
-    def _close(self, shard: _OpenShard, counts: Counts) -> None:
+        While the items of one are read, the next is opened, and if it is at a URL copied.
+        """
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            before = None
+            for number in (*numbers, None):
+                following = None if number is None else pool.submit(self._open_missing, number)
+                shard, before = before and before.result(), following
+                if shard is None:
+                    continue
+                if shard.error is not None:
+                    if not self._skip:
+                        raise shard.error
+                    failed[shard.number] = shard.error
+                    progress.say(f"failed: {named(shard.error)}")
+                elif shard.inputs is None:
+                    progress.add(0, self._shards[shard.number].size)
+                elif len(shard.keys):
+                    yield shard, shard.inputs
+                else:
+                    self._write(shard, counts)
+                    shard.opened.close()
+
+    def _open_missing(self, number: int) -> _OpenShard:
+        """Opens a shard, unless its codes are there."""
+        shard, opened = self._shards[number], contextlib.ExitStack()
+        try:
+            if self._fits(number, self._found(number)):
+                return _OpenShard(number, (), None, opened)
+            items = opened.enter_context(shard.open())
+            if len(items.keys):
+                self._model.check(items.inputs)
+            if len(items.keys) > code_shards.MAX_ITEMS:
+                raise InputError(f"{shard.name} has more than 2^32 items.")
+        except InputError as error:
+            opened.close()
+            return _OpenShard(number, (), None, opened, error=error)
+        return _OpenShard(number, items.keys, items.inputs, opened)
+
+    def _write(self, shard: _OpenShard, counts: Counts) -> None:
         """Writes the codes of a shard."""
-        name = self._shards[shard.number].name
-        if shard.error is not None:
-            counts.failed[name] = str(shard.error)
-            return
         logits = np.concatenate(
             [np.zeros((0, self._model.num_bits), np.float32)]
             + [part.code_logits for part in shard.parts]
         )
-        errors = {row: str(e) for part in shard.parts for row, e in part.errors.items()}
+        errors = {row: named(e) for part in shard.parts for row, e in part.errors.items()}
         rows = np.delete(np.arange(len(logits)), list(errors))
         codes = code_shards.CodeShard(
             self._model.num_bits,
@@ -230,9 +291,16 @@ class Encoding:
         names = [*self._model.codebook.class_names, None]  # The label -1, rejected, is the last.
         return [names[label] for label in labels[rows]], distances[rows].astype(np.int32)
 
-    def _is_there(self, number: int) -> bool:
-        """Whether a shard has been encoded, by this model, and as it is now."""
-        found = code_shards.read_metadata(code_shards.file_of(self._folder, number))
+    def _look_for(self, numbers: Iterable[int]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """Yields the numbers of shards, and the metadata of their files, None where none is."""
+        with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:  # Stores take their time.
+            yield from pool.map(lambda number: (number, self._found(number)), numbers)
+
+    def _found(self, number: int) -> dict[str, Any] | None:
+        return code_shards.read_metadata(code_shards.file_of(self._folder, number))
+
+    def _fits(self, number: int, found: dict[str, Any] | None) -> bool:
+        """Whether a file is of a shard as it is now, and of this model."""
         expected = self._metadata(number)
         return found is not None and {name: found.get(name) for name in expected} == expected
 
@@ -241,16 +309,16 @@ class Encoding:
 
     def _check_manifest(self, options: dict[str, Any]) -> None:
         """Writes the manifest, or compares it with the one that is there."""
-        path = self._folder / code_shards.MANIFEST
         manifest = {
             "num_bits": self._model.num_bits,
             "model": self._digest,
             **options,
             "shards": [_describe(shard) for shard in self._shards],
         }
-        if not path.exists():
-            write_json(path, manifest)
-        there = read_json(path)
+        there = code_shards.read_manifest(self._folder)
+        if there is None:
+            write_json(self._folder / code_shards.MANIFEST, manifest)
+            there = code_shards.read_manifest(self._folder) or {}
         different = next((name for name in manifest if there.get(name) != manifest[name]), None)
         if different is not None:
             change = _CHANGES.get(different, lambda *_: f"another {different}")
@@ -283,6 +351,8 @@ _CHANGES: dict[str, Callable[[Any, Any], str]] = {
 
 
 def _may_pass(error: InputError) -> bool:
-    """Whether an item cannot be read for a reason that may pass, such as a storage that fails."""
+    """Whether what cannot be read may be readable later, such as on a storage that fails."""
     cause = error.__cause__
+    if isinstance(error, StoreFailed):
+        return True
     return isinstance(cause, OSError) and cause.errno not in (None, *_OF_ONE_FILE)

@@ -19,7 +19,9 @@ class Progress(Protocol):
     """Is told of what is done."""
 
     def add(self, items: int, work: float) -> None:
-        """Counts items as done, which are so much of the whole work."""
+        """Counts items as done, which are so much of the whole work; less than 0 of what has to
+        be done again.
+        """
 
     def say(self, line: str) -> None:
         """Prints a line."""
@@ -86,7 +88,7 @@ class _Lines(Progress):
         self._rate.add(items)
         self._done += work
         now = time.monotonic()
-        if now - self._last >= _INTERVAL:
+        if now - self._last >= _INTERVAL and self._done > 0:
             self._last = now
             left = duration((now - self._start) * (self._work / self._done - 1))
             self.say(f"{self._done / self._work:.0%}, {self._rate}, {left} left")

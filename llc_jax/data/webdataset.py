@@ -3,26 +3,30 @@
 The key of a file is its path up to the first dot of its base name, and what follows is its
 extension: `0/cat.jpg`, `0/cat.cls` and `0/cat.json` are the sample `0/cat`. A pattern names the
 tars of a dataset, its shards: braces `train-{000..146}.tar` and `{train,val}-0.tar`, and the
-wildcards `*`, `?`, `[...]` and `**`.
+wildcards `*`, `?`, `[...]` and `**`. It may be a URL; the tars there are copied as a whole.
 
 The tars are read at random, by the index that is kept of each. The label of a sample is the text
 of its `.cls`, a value of its `.json`, or the text of its `.txt`.
 """
 
+import functools
 import glob
 import itertools
 import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from llc_jax import objects
+from llc_jax.copies import local
 from llc_jax.data.parquet import LABEL_COLUMNS
 from llc_jax.data.sources import FileSource
 from llc_jax.data.stores import IMAGE_SUFFIXES, Tar, cached, is_image
 from llc_jax.errors import InputError
+from llc_jax.objects import URL, is_url
 
 PREFIX = "webdataset:"
 
@@ -48,7 +52,8 @@ def is_pattern(text: str) -> bool:
 
 def locate(source: str) -> str:
     """Returns `webdataset:PATTERN` with an absolute pattern."""
-    return PREFIX + os.path.abspath(os.path.expanduser(source.removeprefix(PREFIX)))
+    pattern = source.removeprefix(PREFIX)
+    return PREFIX + (pattern if is_url(pattern) else os.path.abspath(os.path.expanduser(pattern)))
 
 
 def exists(source: str) -> bool:
@@ -59,12 +64,12 @@ def exists(source: str) -> bool:
         return False
 
 
-def expand(pattern: str) -> list[pathlib.Path]:
+def expand(pattern: str) -> list[pathlib.Path] | list[URL]:
     """Returns the files that a pattern names, in the order of the pattern.
 
     Args:
-      pattern: a path; braces are replaced first, then the files that wildcards match are
-        sorted by name.
+      pattern: a path or a URL; braces are replaced first, then the files that wildcards match
+        are sorted by name.
 
     Raises:
       InputError: if it matches no file, names one that is not there, or one twice.
@@ -72,17 +77,17 @@ def expand(pattern: str) -> list[pathlib.Path]:
     pattern = os.path.expanduser(pattern)
     if os.path.exists(pattern):
         return [pathlib.Path(pattern)]
-    paths = []
+    find, paths = _find_urls() if is_url(pattern) else _find_paths, []
     for path in _without_braces(pattern):
-        found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else [path]
-        if not found or not os.path.exists(found[0]):
+        found = find(path)
+        if not found:
             named = "" if path == pattern else f", which {pattern} names"
             raise InputError(f"There is no file {path}{named}: check the pattern and its folder.")
         paths += found
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
         raise InputError(f"{pattern} names {twice} more than once: name each file once.")
-    return [pathlib.Path(path) for path in paths]
+    return paths
 
 
 def samples(tar: Tar) -> dict[str, dict[str, str]]:
@@ -124,11 +129,13 @@ def images(tar: Tar) -> dict[str, str]:
 class Shards:
     """The files of several tars, as a store of images; `train-000.tar/cat.jpg` is one's name."""
 
-    def __init__(self, paths: Sequence[pathlib.Path]):
-        _allow_open_files(len(paths))
-        self.root = pathlib.Path(os.path.commonpath([path.resolve().parent for path in paths]))
-        names = [str(path.resolve().relative_to(self.root)) for path in paths]
-        self.tars = dict(zip(names, map(Tar, paths), strict=True))
+    def __init__(self, paths: Sequence[pathlib.Path] | Sequence[URL]):
+        places = [path.resolve() for path in paths]
+        kind = type(places[0])
+        _allow_open_files(len(paths) * (2 if kind is URL else 1))  # A copy has a lock, too.
+        self.root = kind(os.path.commonpath([place.parent for place in places]))
+        names = [place.relative_to(self.root).as_posix() for place in places]
+        self.tars = dict(zip(names, map(Tar, map(local, paths)), strict=True))
 
     def read(self, name: str) -> bytes:
         """Returns the content of a file; may be called from several threads."""
@@ -171,6 +178,26 @@ def open_shards(source: str) -> FileSource:
     label_of = {name: label for label, name in enumerate(class_names)}
     indices = np.array([label_of[name] for name in labels], np.int32)
     return FileSource(shards, indices, tuple(class_names), names)
+
+
+def _find_paths(path: str) -> list[pathlib.Path]:
+    """Returns the files that match a path with wildcards; without, the one that is there."""
+    if glob.has_magic(path):
+        return list(map(pathlib.Path, sorted(glob.glob(path, recursive=True))))
+    return [pathlib.Path(path)] if os.path.exists(path) else []
+
+
+def _find_urls() -> Callable[[str], list[URL]]:
+    """Returns a function that does the same for URLs; it lists each folder once."""
+    listed = functools.cache(objects.glob)
+
+    def find(text: str) -> list[URL]:
+        url = URL(text)
+        if glob.has_magic(text):
+            return list(listed(text))
+        return [url] if url in listed(str(url.parent / "*")) else []
+
+    return find
 
 
 def _without_braces(pattern: str) -> list[str]:

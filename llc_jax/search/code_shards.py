@@ -1,5 +1,7 @@
 """The codes of a corpus: a folder of Parquet files, one for each shard, and a manifest.
 
+The folder is on a disk or at a URL.
+
   manifest.json    which shards there are, and which model makes their codes
   000012.parquet   the codes of shard 12, by columns:
 
@@ -15,6 +17,7 @@ them (`damaged`), and their ids stay unused, so ids depend on nothing but the co
 """
 
 import glob
+import io
 import json
 import os
 import pathlib
@@ -23,17 +26,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from llc_jax import objects
 from llc_jax.codes import packing
+from llc_jax.copies import as_path, borrowed, local
 from llc_jax.errors import InputError
 from llc_jax.files import atomic_write, read_json
+from llc_jax.objects import URL, StoreFailed, is_url
 from llc_jax.search.packages import import_package
 
 MANIFEST = "manifest.json"
 MAX_ITEMS = 2**32
 
 _ROW_GROUP = 2**16
+# Bytes at the end of an object that have its metadata, if few items are damaged.
+_END = 2**16
 # float16's smallest number, and its largest.
 _LEAST, _LARGEST = np.float16(6e-8), np.float16(65504)
+
+Place = pathlib.Path | URL
 
 
 class CodeShard(NamedTuple):
@@ -63,16 +73,16 @@ def item_ids(number: int, rows: np.ndarray) -> np.ndarray:
     return number * MAX_ITEMS + rows.astype(np.int64)
 
 
-def file_of(folder: pathlib.Path, number: int) -> pathlib.Path:
+def file_of(folder: Place, number: int) -> Place:
     """Returns the file of the codes of a shard."""
     return folder / f"{number:06}.parquet"
 
 
-def write(path: pathlib.Path, shard: CodeShard, metadata: dict[str, Any]) -> None:
+def write(path: Place, shard: CodeShard, metadata: dict[str, Any]) -> None:
     """Writes the codes of a shard, atomically.
 
     Args:
-      path: of the file.
+      path: of the file, or its URL.
       shard: with keys.
       metadata: what else the file says, as JSON.
 
@@ -109,25 +119,53 @@ def write(path: pathlib.Path, shard: CodeShard, metadata: dict[str, Any]) -> Non
         )
 
 
-def read_metadata(path: pathlib.Path) -> dict[str, Any] | None:
-    """Returns what `write` was told of a file; None where there is no such file, or none whole."""
-    arrow, parquet = _arrow()
+def read_metadata(path: Place) -> dict[str, Any] | None:
+    """Returns what `write` was told of a file; None where there is no such file, or none whole.
+
+    Raises:
+      StoreFailed: if an object store does not answer.
+    """
+    arrow, _ = _arrow()
     try:
-        texts = parquet.read_metadata(path).metadata or {}
+        texts = _parquet_metadata(path).metadata or {}
         return {
             name.decode(): json.loads(text)
             for name, text in texts.items()
             if name != b"ARROW:schema"
         }
+    except StoreFailed:
+        raise
     except (OSError, ValueError, arrow.ArrowException):
         return None
 
 
-def read(path: pathlib.Path, *columns: str) -> CodeShard:
+def _parquet_metadata(path: Place):
+    """Returns what Parquet says of a file; of an object the end is read, where that is enough."""
+    arrow, parquet = _arrow()
+    if not isinstance(path, URL):
+        return parquet.read_metadata(path)
+    try:
+        return parquet.read_metadata(io.BytesIO(objects.read_end(path, _END)))
+    except arrow.ArrowException:
+        return parquet.read_metadata(io.BytesIO(objects.read(path)))
+
+
+def read_manifest(folder: Place) -> dict[str, Any] | None:
+    """Returns the manifest of the codes of a corpus; None where there is none.
+
+    Raises:
+      InputError: if it is damaged, or cannot be read.
+    """
+    path = folder / MANIFEST
+    is_there = objects.find(path) if isinstance(path, URL) else path.exists()
+    return read_json(local(path)) if is_there else None
+
+
+def read(path: Place, *columns: str) -> CodeShard:
     """Reads the ids and codes of a shard.
 
     Args:
-      path: of the file.
+      path: of the file, or its URL.
       columns: that are read too, of key, logits, predicted and distance; those that are not
         there are None.
 
@@ -136,12 +174,17 @@ def read(path: pathlib.Path, *columns: str) -> CodeShard:
     """
     arrow, parquet = _arrow()
     try:
-        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        with (
+            borrowed(path) as copy,
+            parquet.ParquetFile(copy, page_checksum_verification=True) as file,
+        ):
             there = file.schema_arrow.names
             wanted = ["id", "code", *(name for name in columns if name in there)]
             table = file.read(wanted)
         num_bits = json.loads(table.schema.metadata[b"num_bits"])
         codes = packing.from_bytes(_code_bytes(table["code"]), num_bits)
+    except StoreFailed:
+        raise
     except (OSError, ValueError, KeyError, TypeError, arrow.ArrowException) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
@@ -165,39 +208,49 @@ def read(path: pathlib.Path, *columns: str) -> CodeShard:
 
 
 def is_folder(path: str | os.PathLike) -> bool:
-    """Whether a path names the codes of a corpus, or files of them, and no other codes."""
+    """Whether a path or URL names the codes of a corpus, or files of them, and no other codes."""
     text = os.fspath(path)
-    return os.path.isdir(text) or glob.has_magic(text) or text.endswith(".parquet")
+    return _is_directory(text) or glob.has_magic(text) or text.endswith(".parquet")
 
 
-def files(source: str | os.PathLike) -> list[pathlib.Path]:
+def _is_directory(text: str) -> bool:
+    """Whether this is a folder; a URL that has no suffix is taken for one."""
+    if not is_url(text):
+        return os.path.isdir(text)
+    url = URL(text)
+    return not glob.has_magic(text) and (not url.suffix or bool(objects.find(url / MANIFEST)))
+
+
+def files(source: str | os.PathLike) -> list[pathlib.Path] | list[URL]:
     """Returns the files of the codes of a corpus, in the order of the shards.
 
     Args:
-      source: the folder; or some of its files, as a path or with wildcards.
+      source: the folder; or some of its files, as a path or with wildcards; or the URL of these.
 
     Raises:
       InputError: if there are none, or the codes of a shard are missing in the folder.
     """
-    if not os.path.isdir(source):
-        found = sorted(glob.glob(os.fspath(source)))
-        if not found:
+    text, folder = os.fspath(source), as_path(source)
+    if not _is_directory(text):
+        is_there = list(objects.glob(text)) if is_url(text) else sorted(glob.glob(text))
+        if not is_there:
             raise InputError(f"There are no codes at {source}.")
-        return [pathlib.Path(path) for path in found]
-    folder = pathlib.Path(source)
-    if not (folder / MANIFEST).exists():
+        return list(map(as_path, is_there))
+    manifest = read_manifest(folder)
+    if manifest is None:
         raise InputError(
             f"{folder} has no {MANIFEST}: expected a folder that llc encode --shards wrote."
         )
-    count = len(read_json(folder / MANIFEST).get("shards", ()))
-    there = [file_of(folder, number) for number in range(count)]
-    missing = [path.name for path in there if not path.exists()]
+    wanted = [file_of(folder, number) for number in range(len(manifest.get("shards", ())))]
+    is_there = set(objects.find(folder) if isinstance(folder, URL) else folder.iterdir())
+    missing = [path.name for path in wanted if path not in is_there]
     if missing:
         raise InputError(
-            f"{len(missing):,} of {count:,} shards in {folder} are not encoded yet, {missing[0]} "
-            f"the first: run llc encode --shards again; or name files, as '{folder}/*.parquet'."
+            f"{len(missing):,} of {len(wanted):,} shards in {folder} are not encoded yet, "
+            f"{missing[0]} the first: run llc encode --shards again; or name files, as "
+            f"'{folder}/*.parquet'."
         )
-    return there
+    return wanted
 
 
 def read_all(source: str | os.PathLike, *columns: str) -> Iterator[CodeShard]:

@@ -8,16 +8,13 @@ import subprocess
 import sys
 import time
 
-import cv2
 import numpy as np
 import pytest
 
-from llc_jax.data.sources import load_digits
 from llc_jax.files import sweep
 from llc_jax.search import code_shards
-from tests.made_runs import make_encoder
+from tests.corpora import write_digits
 from tests.processes import ROOT
-from tests.writing import tar_bytes
 
 pytest.importorskip("pyarrow", reason="pip install pyarrow")
 KILLS = 20
@@ -29,14 +26,7 @@ DAMAGED = 3  # Of each shard, one item.
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A run, and a folder of tars."""
-    folder = tmp_path_factory.mktemp("corpus")
-    make_encoder(folder / "run")
-    images = [cv2.imencode(".png", image)[1].tobytes() for image in load_digits().images]
-    for shard in range(SHARDS):
-        files = {f"{i:05}.png": images[(shard + i) % len(images)] for i in range(ITEMS)}
-        files[f"{DAMAGED:05}.png"] = b"broken"
-        (folder / f"{shard:02}.tar").write_bytes(tar_bytes(files))
-    return folder
+    return write_digits(tmp_path_factory.mktemp("corpus"), SHARDS, ITEMS, DAMAGED)
 
 
 @contextlib.contextmanager

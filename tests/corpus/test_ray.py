@@ -7,16 +7,13 @@ import sys
 import tempfile
 import time
 
-import cv2
 import psutil
 import pytest
 
 from llc_jax import cli
-from llc_jax.data.sources import load_digits
 from llc_jax.files import sweep
-from tests.made_runs import make_encoder
+from tests.corpora import write_digits
 from tests.processes import ROOT
-from tests.writing import tar_bytes
 
 SHARDS, ITEMS = 24, 2000
 
@@ -24,13 +21,7 @@ SHARDS, ITEMS = 24, 2000
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A run, and a folder of tars."""
-    folder = tmp_path_factory.mktemp("corpus")
-    make_encoder(folder / "run")
-    images = [cv2.imencode(".png", image)[1].tobytes() for image in load_digits().images]
-    for shard in range(SHARDS):
-        files = {f"{i:05}.png": images[(shard + i) % len(images)] for i in range(ITEMS)}
-        (folder / f"{shard:02}.tar").write_bytes(tar_bytes(files))
-    return folder
+    return write_digits(tmp_path_factory.mktemp("corpus"), SHARDS, ITEMS)
 
 
 def kill_a_worker(driver, out):

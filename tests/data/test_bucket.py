@@ -1,6 +1,7 @@
 """Data at URLs are the same as on a disk."""
 
 import pickle
+import re
 import shutil
 import zipfile
 
@@ -17,7 +18,6 @@ from llc_jax.errors import InputError
 from llc_jax.experiment.data_record import locate
 from llc_jax.inference import ImageReader
 from llc_jax.objects import URL
-from tests.object_stores import opened
 from tests.writing import jpegs, tar_bytes
 
 
@@ -37,6 +37,11 @@ def folder(tmp_path_factory):
     lines = [f"photos/{name},{name.split('/')[0]}" for name in names]
     (folder / "list.csv").write_text("\n".join(lines))
     (folder / "photos.tar").write_bytes(tar_bytes(files))
+    (folder / "shards").mkdir()
+    for part in range(4):
+        samples = {f"{n}.jpg": images[n] for n in range(2 * part, 2 * part + 2)}
+        samples |= {f"{n}.cls": b"%d" % (n % 3) for n in range(2 * part, 2 * part + 2)}
+        (folder / f"shards/{part:03}.tar").write_bytes(tar_bytes(samples))
     with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
@@ -50,13 +55,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def bucket(folder, tmp_path, monkeypatch):
-    """Yields the URL of a bucket with all of it."""
-    monkeypatch.setenv("LLC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(objects, "_PAUSE", 0.0)
-    with opened("memory") as (url, _):
-        objects.upload_folder(folder, URL(url))
-        yield url
+def bucket(folder, bucket):
+    """The URL of a bucket with all of it."""
+    objects.upload_folder(folder, bucket)
+    return str(bucket)
 
 
 def contents(splits):
@@ -72,6 +74,7 @@ def contents(splits):
     "source",
     [
         *("{}/photos", "{}/list.csv", "{}/photos.tar", "{}/photos.zip"),
+        *("{}/shards/{{000..003}}.tar", "{}/shards/*.tar", "webdataset:{}/shards/00[12].tar"),
         *("embeddings:{}/vectors.npz", "embeddings:{}/vectors.npy"),
         *("embeddings:{}/vectors.npy:other.npy", "embeddings:{0}/vectors.npy:{0}/other.npy"),
     ],
@@ -111,8 +114,8 @@ def test_an_image_that_is_cut_short_is_named(bucket):
 
 
 def test_what_is_not_there_is_named(bucket):
-    for source in ("photo", "nothing.tar", "nothing.csv"):
-        with pytest.raises(InputError, match=f"memory://bucket/{source}"):
+    for source in ("photo", "nothing.tar", "nothing.csv", "shards/{000..004}.tar"):
+        with pytest.raises(InputError, match=f"memory://bucket/{re.escape(source)}"):
             open_splits(f"{bucket}/{source}", "", holdout=0.5, seed=0)
     with pytest.raises(InputError, match="memory://bucket/nothing.npy"):
         open_splits(f"embeddings:{bucket}/nothing.npy", "", holdout=0.5, seed=0)
