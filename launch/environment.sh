@@ -13,6 +13,7 @@ python=${PYTHON:-python3}
 
 JAX_EXTRA=${JAX_EXTRA-$(cat .venv/jax_extra 2>/dev/null || true)}
 packages=(-r requirements.txt ${JAX_EXTRA:+"jax[$JAX_EXTRA]"})
+[ "$JAX_EXTRA" != tpu ] || packages+=(gcsfs) # For runs and data at gs://.
 wanted=$JAX_EXTRA$("$python" -c '
 import hashlib, pathlib, sys
 files = ["requirements.txt", "setup.cfg", "pyproject.toml"]

@@ -3,10 +3,11 @@
 #   launch/gke.sh NAME --type v6e --topology 4x4 --image IMAGE --claim CLAIM ARGUMENTS
 #   launch/gke.sh NAME --with gcluster --cluster C --location L --type ... --image ... ARGUMENTS
 # The first applies launch/gke_jobset.yaml with kubectl, in its current context; CLAIM is a volume
-# claim of a shared file system, which the pods have as /shared. --with gcluster hands the same
-# training to Cluster Toolkit, and --with xpk to its forerunner XPK; both want --cluster and
-# --location. Also: --slices N, --chips (of a host, 4), --restarts (100), --project P, and
-# --dry-run, which prints what would be done. ARGUMENTS begin with --config. The image is built by
+# claim of a shared file system, which the pods have as /shared; it can be left out where the
+# workdir is a URL, as --workdir=gs://bucket/run. --with gcluster hands the same training to Cluster
+# Toolkit, and --with xpk to its forerunner XPK; both want --cluster and --location. Also: --slices
+# N, --chips (of a host, 4), --restarts (100), --project P, and --dry-run, which prints what would
+# be done. ARGUMENTS begin with --config. The image is built by
 #   docker build --file launch/Dockerfile --tag IMAGE .
 # `kubectl logs -f -l jobset.sigs.k8s.io/jobset-name=NAME,batch.kubernetes.io/job-completion-index=0`
 # shows what process 0 says; `kubectl delete jobset NAME` saves and ends the run, and the same
@@ -62,6 +63,7 @@ fill_in() { # Prints the JobSet.
     [HOSTS]=$((${topology//x/*} / chips)) [CHIPS]=$chips [ACCELERATOR]=$accelerator
     [TOPOLOGY]=$topology [CLAIM]=$claim [ARGUMENTS]=$(as_json "$@"))
   manifest=$(sed '/^#/d' "$(dirname "$0")/gke_jobset.yaml")
+  [ -n "$claim" ] || manifest=$(sed '/volumeMounts:/,$d' <<<"$manifest") # The volumes are last.
   for key in "${!values[@]}"; do
     value=${values[$key]}
     manifest=${manifest//"\${$key}"/"$value"}
@@ -73,7 +75,8 @@ printf -v command '%q ' python -m llc_jax.main --coordinator=auto --platform=tpu
   --initialization_timeout=110 "$@"
 case $with in
   jobset)
-    [ -n "$claim" ] || fail "--claim is missing: a volume claim of a shared file system."
+    [ -n "$claim" ] || [[ "$*" == *--workdir=*://* ]] ||
+      fail "--claim is missing: a volume claim of a shared file system, or --workdir is a URL."
     if [ -n "$dry_run" ]; then
       fill_in "$@"
     else

@@ -9,7 +9,8 @@
 #   launch/tpu_pod.sh delete  NAME --zone ZONE
 # Also: --project P, --runtime VERSION (by default the one for JAX), and --dry-run, which prints the
 # commands and runs none. ARGUMENTS begin with --config; the workdir and the data are where all
-# workers find them under the same name. gcloud is logged in by its own means beforehand.
+# workers find them under the same name, as gs://bucket/run. gcloud is logged in by its own means
+# beforehand.
 # The commands are those of the reference of gcloud (SDK 528), the runtime versions those of
 # docs.cloud.google.com/tpu/docs/runtimes; both read on 2026-11-28. Newer TPUs: launch/gke.sh.
 set -euo pipefail

@@ -8,9 +8,7 @@ import pytest
 import yaml
 
 from llc_jax.corpus import tasks
-from tests.processes import ROOT
-
-LAUNCH = ROOT / "launch"
+from tests.scripts import LAUNCH, unknown_to_jobset
 
 
 @pytest.fixture
@@ -37,24 +35,36 @@ def test_slurm(llc, tmp_path):
     assert run([*script, *arguments], **array).splitlines() == ["encode", *arguments, "2"]
 
 
-def test_a_jobset(llc):
-    values = {
-        "NAME": "photos",
-        "TASKS": "16",
-        "IMAGE": "registry/llc:1",
-        "CLAIM": "shared",
-        "ARGUMENTS": "--run /shared/run --shards /shared/photos-{0000..0999}.tar --out /shared/c",
-    }
+ARGUMENTS = "--run /shared/run --shards /shared/photos-{0000..0999}.tar --out /shared/c"
+VALUES = {
+    "NAME": "photos",
+    "TASKS": "16",
+    "IMAGE": "registry/llc:1",
+    "CLAIM": "shared",
+    "ARGUMENTS": ARGUMENTS,
+}
+
+
+@pytest.fixture
+def manifest():
+    """The JobSet with its values."""
     text = (LAUNCH / "encode_jobset.yaml").read_text()
-    for name, value in values.items():
+    for name, value in VALUES.items():
         text = text.replace(f"${{{name}}}", value)
     assert "${" not in "".join(line for line in text.splitlines() if not line.startswith("#"))
-    manifest = yaml.safe_load(text)
+    return yaml.safe_load(text)
+
+
+def test_the_jobset_fits_its_schema(manifest):
+    assert unknown_to_jobset(manifest) == []
+
+
+def test_a_jobset(manifest, llc):
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["completions"] == job["parallelism"] == 16
     container = job["template"]["spec"]["containers"][0]
     command = [*container["command"], *container["args"]]
     printed = run(command, PATH=f"{llc.parent}:{os.environ['PATH']}", JOB_COMPLETION_INDEX="3")
     words = printed.split()
-    assert words == ["encode", *values["ARGUMENTS"].split(), "--task", "3/16"]
+    assert words == ["encode", *ARGUMENTS.split(), "--task", "3/16"]
     assert tasks.find(words[-1]) == (3, 16)
