@@ -1,6 +1,8 @@
 """The devices of a run: one mesh axis, `data`, over which batches are split; its processes."""
 
+import concurrent.futures
 import json
+import pathlib
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +12,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
+from llc_jax import copies
 from llc_jax.errors import InputError
+
+# Seconds after which the first process tells the others that it is still at work.
+_PATIENCE = 5.0
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -75,21 +81,41 @@ def describe_devices() -> str:
 def from_first_process(compute: Callable[[], list[str]]) -> list[str]:
     """Returns on every process what a function returns on the first, where alone it is called.
 
+    It may take any time; that of the others to wait for each other's devices is limited.
+
     Raises:
       InputError: on every process, if the function raises one.
     """
     if jax.process_count() == 1:
         return compute()
-    outcome = {}
-    if jax.process_index() == 0:
-        try:
-            outcome = {"lines": compute()}
-        except InputError as error:
-            outcome = {"error": str(error)}
-    text = np.frombuffer(json.dumps(outcome).encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    text = multihost_utils.broadcast_one_to_all(np.resize(text, size))
-    outcome = json.loads(np.asarray(text).tobytes())
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        future = pool.submit(_outcome, compute) if jax.process_index() == 0 else None
+        text, size = b"", 0
+        while not size:
+            if future is not None and concurrent.futures.wait([future], _PATIENCE).done:
+                text = future.result()
+            size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    text = np.resize(np.frombuffer(text, np.uint8), size)
+    outcome = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(text)).tobytes())
     if "error" in outcome:
         raise InputError(outcome["error"])
     return outcome["lines"]
+
+
+def _outcome(compute: Callable[[], list[str]]) -> bytes:
+    """Returns what a function returns, or the InputError that it raises, as JSON."""
+    try:
+        outcome = {"lines": compute()}
+    except InputError as error:
+        outcome = {"error": str(error)}
+    return json.dumps(outcome).encode()
+
+
+def catch_up(path: pathlib.Path) -> None:
+    """Copies what the first process has written, where this one has a copy of the workdir.
+
+    Raises:
+      InputError: if it cannot be read.
+    """
+    if jax.process_index() > 0:
+        copies.refresh(path)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from llc_jax.experiment.workdir import locked
+from llc_jax.experiment.locking import locked
 from llc_jax.training import logging
 from tests.experiment.test_full_disk import disk, linear_run, unbroken  # noqa: F401
 from tests.processes import PIPES, ROOT, finish, start_several

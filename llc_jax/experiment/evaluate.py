@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 
-from llc_jax.copies import as_path, local, working_copy
+from llc_jax.copies import as_path, local
 from llc_jax.experiment import image_size
 from llc_jax.experiment.config import UnknownConfig, as_json, parse
 from llc_jax.experiment.data_record import DataRecord, find_images
+from llc_jax.experiment.locking import locked_for_evaluation, opened
 from llc_jax.experiment.plan import plan_evaluation
 from llc_jax.experiment.results import measure_stage, show_results
 from llc_jax.experiment.workdir import (
@@ -20,7 +21,6 @@ from llc_jax.experiment.workdir import (
     EVALUATION_FILE,
     EVALUATION_OOD_DIRECTORY,
     check_config,
-    locked_for_evaluation,
     on_first_process,
     read_config,
 )
@@ -52,8 +52,8 @@ def evaluate(
         evaluation is at work there.
       WriteFailed: if the disk is full, or the workdir was removed.
     """
-    with working_copy(workdir) as copy:
-        return _evaluate(tree, copy.absolute(), devices)
+    with opened(workdir) as directory:
+        return _evaluate(tree, directory, devices)
 
 
 def _evaluate(

@@ -23,7 +23,7 @@ from llc_jax.data.features import FeatureFile, Features
 from llc_jax.errors import InputError
 from llc_jax.experiment.stage import Frozen, Stage
 from llc_jax.files import check_space, writing
-from llc_jax.mesh import from_first_process
+from llc_jax.mesh import catch_up, from_first_process
 from llc_jax.models.network import Tree
 from llc_jax.training.logging import RunLog
 from llc_jax.training.preemption import Stopped, StopRequest
@@ -122,6 +122,7 @@ class _Extractor:
         if int(rows_done) < part.num_rows:
             self._compute(file, part, int(rows_done))
             from_first_process(lambda: _finish(file, part, self._stage.frozen))
+            catch_up(file.path)
         features = Features.open(file.path, part.images.labels, class_names)
         part.images.damaged.update(features.damaged)
         return features

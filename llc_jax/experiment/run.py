@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from llc_jax.copies import working_copy
 from llc_jax.data.dataset import Dataset
 from llc_jax.experiment import environment, image_size
 from llc_jax.experiment.config import as_json, parse
 from llc_jax.experiment.data_record import check_images
+from llc_jax.experiment.locking import locked, opened
 from llc_jax.experiment.plan import Plan, plan_run
 from llc_jax.experiment.results import show_results
 from llc_jax.experiment.run_report import report_lines
@@ -23,7 +23,6 @@ from llc_jax.experiment.workdir import (
     RESULTS_FILE,
     StageDirectory,
     check_config,
-    locked,
     on_first_process,
     read_results,
 )
@@ -57,8 +56,8 @@ def run(
       Stopped: if the process was told to stop; progress is saved.
       Diverged: if a loss or a weight is no longer finite.
     """
-    with working_copy(workdir) as copy:
-        return _run(tree, copy.absolute(), devices, stop_request or StopRequest())
+    with opened(workdir) as directory:
+        return _run(tree, directory, devices, stop_request or StopRequest())
 
 
 def _run(

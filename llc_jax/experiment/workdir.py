@@ -23,26 +23,23 @@ evaluation_confusion.csv  its confusions
 evaluation_ood/           its tables of scores of unknown images
 """
 
-import contextlib
 import dataclasses
-import datetime
 import os
 import pathlib
-import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
 
-from llc_jax import copies, objects
+from llc_jax import copies
 from llc_jax.codes.codebook import Codebook
 from llc_jax.errors import InputError
 from llc_jax.experiment.config import RunConfig, StageConfig, as_json, parse
 from llc_jax.experiment.data_record import DATA_FILE, locate
 from llc_jax.experiment.network import load_weights
-from llc_jax.files import WriteFailed, read_json, sweep, try_lock, writing
-from llc_jax.mesh import from_first_process
+from llc_jax.files import read_json
+from llc_jax.mesh import catch_up, from_first_process
 from llc_jax.models.network import PureNetwork, Tree
 
 CONFIG_FILE = "config.json"
@@ -57,6 +54,7 @@ EVALUATION_LOCK_FILE = "evaluation.lock"
 EVALUATION_CURVES_FILE = "evaluation_pr_curve.npz"
 EVALUATION_CONFUSIONS_FILE = "evaluation_confusion.csv"
 EVALUATION_OOD_DIRECTORY = "evaluation_ood"
+CHECKPOINTS_DIRECTORY = "checkpoints"
 
 # What may change between the parts of a run, as it cannot change the result.
 _FREE_KEYS = (
@@ -81,7 +79,7 @@ class StageDirectory:
     @property
     def checkpoints(self) -> pathlib.Path:
         """The directory of its checkpoints."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS_DIRECTORY
 
     @property
     def codebook_file(self) -> pathlib.Path:
@@ -124,6 +122,7 @@ class StageDirectory:
 
     def load_codebook(self) -> Codebook | None:
         """Returns the stage's class codes, None where it has none."""
+        catch_up(self.codebook_file)
         return Codebook.load(self.codebook_file) if self.codebook_file.exists() else None
 
 
@@ -236,130 +235,14 @@ def check_config(workdir: pathlib.Path, config: RunConfig, *, evaluation: bool =
     )
 
 
-@contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps a workdir to this run, of one process or several, while the body runs.
-
-    The lock is the operating system's, on the file `lock`, and ends with the first process
-    however that ends; at a URL it is an object, which that process renews (`objects.lock`).
-    Temporary files that killed processes have left are removed.
-
-    Raises:
-      InputError: if another run is at work there, naming its process, host and start.
-      WriteFailed: if the disk is full; or if the workdir was removed during the body,
-        whatever that has raised.
-    """
-    with _locked_by_first_process(workdir / LOCK_FILE, "run"):
-        if not copies.is_current(workdir, but=(LOCK_FILE, EVALUATION_LOCK_FILE)):
-            raise InputError(
-                f"{copies.url_of(workdir)} has changed since this run was started, so another was "
-                "at work there: start this one again."
-            )
-
-        def sweep_all() -> list[str]:
-            for directory in (workdir, *filter(pathlib.Path.is_dir, workdir.iterdir())):
-                sweep(directory)
-            return []
-
-        from_first_process(sweep_all)
-        yield
-
-
-@contextlib.contextmanager
-def locked_for_evaluation(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps a workdir to this evaluation without training; a run may be at work there as well.
-
-    Raises:
-      InputError, WriteFailed: as `locked`.
-    """
-    with _locked_by_first_process(workdir / EVALUATION_LOCK_FILE, "evaluation"):
-        yield
-
-
-@contextlib.contextmanager
-def _locked_by_first_process(path: pathlib.Path, what: str) -> Iterator[None]:
-    url = copies.url_of(path)
-    if url is not None and jax.process_count() > 1:
-        raise InputError(
-            f"Several processes cannot keep a run at {url.parent}: choose a --workdir on a disk "
-            "that all of them share, or start one process."
-        )
-    with contextlib.ExitStack() as stack:
-
-        def enter() -> list[str]:
-            stack.enter_context(_lock(path, what))
-            return []
-
-        from_first_process(enter)
-        yield
-
-
-@contextlib.contextmanager
-def _lock(path: pathlib.Path, what: str) -> Iterator[None]:
-    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
-    holder = f"process {os.getpid()} on {socket.gethostname()} since {now}\n"
-    url = copies.url_of(path)
-    if url is not None:
-        try:
-            with objects.lock(url, holder):
-                yield
-        except objects.Locked as error:
-            raise _is_locked(url.parent, what, str(error)) from None
-        return
-    descriptor = _open_locked(path, what)
-    try:
-        with writing(path):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, holder.encode())
-        yield
-    finally:
-        removed = not _is_at(descriptor, path)
-        if not removed:
-            path.unlink()
-        os.close(descriptor)
-        if removed:
-            raise WriteFailed(
-                f"{path.parent} was removed while the {what} was at work there: start it again."
-            )
-
-
-def _open_locked(path: pathlib.Path, what: str) -> int:
-    """Returns the descriptor of a file, made if missing, that no other process has locked."""
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise InputError(f"Cannot open {path}: {error.strerror}.") from error
-        if not try_lock(descriptor):
-            holder = os.read(descriptor, 1000).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise _is_locked(path.parent, what, holder or "it has just started")
-        # The holder before may have removed the file after it was opened here.
-        if _is_at(descriptor, path):
-            return descriptor
-        os.close(descriptor)
-
-
-def _is_locked(workdir: pathlib.PurePath, what: str, holder: str) -> InputError:
-    return InputError(
-        f"Another {what} is at work in {workdir}: {holder}. "
-        "Wait until it ends, or choose another --workdir."
-    )
-
-
-def _is_at(descriptor: int, path: pathlib.Path) -> bool:
-    """Whether an open file is still the one at its path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except OSError:
-        return False
-
-
 def on_first_process(write: Callable[..., None], *args: Any) -> None:
     """Writes on the first process while the others wait."""
-    if jax.process_index() == 0:
+
+    def write_here() -> list[str]:
         write(*args)
-    wait_for_all("written")
+        return []
+
+    from_first_process(write_here)
 
 
 def wait_for_all(what: str) -> None:

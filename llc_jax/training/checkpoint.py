@@ -1,7 +1,8 @@
 """Checkpoints of a stage, with Orbax; no other module imports it.
 
-Beside the files of a checkpoint is `checksums.json`, the SHA-256 of each; they are compared
-before anything is restored. A checkpoint of before there was such a file is restored without.
+On a disk that several processes share, each writes its part of a checkpoint. Where the workdir is a
+URL, the first process writes all of it, in its own copy and from there at the URL, and sends the
+others what it restores.
 """
 
 import contextlib
@@ -9,8 +10,6 @@ import errno
 import functools
 import gc
 import inspect
-import itertools
-import json
 import logging
 import os
 import pathlib
@@ -18,18 +17,19 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from llc_jax import copies, objects
 from llc_jax.errors import InputError
-from llc_jax.files import WriteFailed, check_space, read_json, sha256, write_failed, writing
-from llc_jax.mesh import from_first_process
-
-CHECKSUMS_FILE = "checksums.json"
+from llc_jax.files import WriteFailed, check_space, write_failed, writing
+from llc_jax.mesh import from_first_process, with_sharding
+from llc_jax.training import checksums
 
 # The removal of a checkpoint, which another process has begun, takes less.
 _REMOVAL_SECONDS = 0.5
@@ -66,11 +66,23 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2):
         self.directory, self.keep = pathlib.Path(directory).absolute(), keep
-        find = functools.partial(_set_damaged_aside, self.directory)
+        find = functools.partial(checksums.set_damaged_aside, self.directory)
         self.remarks = tuple(from_first_process(find))
         self._saved_step = None
+        with writing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._manager = self._open()
+        if _is_copy(self.directory):
+            # None is 0, as no checkpoint is of step 0.
+            (step,) = from_first_process(lambda: [str(self._manager.latest_step() or 0)])
+            self._manager = self._manager or _OfFirstProcess(int(step) or None)
+
+    def _open(self) -> ocp.CheckpointManager | None:
+        """Returns what saves and restores; None where the first process alone does that."""
+        if _is_copy(self.directory) and jax.process_index() > 0:
+            return None
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_managers.LatestN(keep),
+            preservation_policy=_managers.LatestN(self.keep),
             save_decision_policy=_managers.FixedIntervalPolicy(1),
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(
@@ -79,9 +91,10 @@ class Checkpoints:
                 create_directories_asynchronously=False,
             ),
             cleanup_tmp_directories=True,
+            create=False,
+            multiprocessing_options=_processes(self.directory),
         )
-        with writing(self.directory):
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        return ocp.CheckpointManager(self.directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -123,6 +136,8 @@ class Checkpoints:
         if not self.directory.is_dir():
             raise write_failed(self.directory, errno.ENOENT)
         self._saved_step = step
+        if _is_copy(self.directory) and jax.process_index() == 0:
+            state = jax.tree.map(np.array, state)  # Orbax would save a part on each process.
         with self._explaining():
             self._manager.save(step, args=ocp.args.StandardSave(state))
 
@@ -136,7 +151,11 @@ class Checkpoints:
         Raises:
           InputError: if there is no checkpoint, or it does not match the tree.
         """
-        return _restore(self._manager, ocp.args.StandardRestore(abstract))
+
+        def restore(abstract: Tree) -> Tree:
+            return _restore(self._manager, ocp.args.StandardRestore(abstract))
+
+        return _restore_for_all(self.directory, restore, abstract)
 
     def close(self) -> None:
         """Waits until all checkpoints are written, and closes the manager.
@@ -145,15 +164,22 @@ class Checkpoints:
           WriteFailed: if the last one cannot be written; those before stay.
         """
         try:
-            self.wait()
+            self._wait_here()
         finally:
             with self._explaining():  # A save has several files that can fail.
                 self._manager.close()
 
     def wait(self) -> None:
         """Waits until all checkpoints are written; raises as `close` does."""
+        if _is_copy(self.directory):
+            from_first_process(self._wait_here)
+        else:
+            self._wait_here()
+
+    def _wait_here(self) -> list[str]:
         with self._explaining():
             self._manager.wait_until_finished()
+        return []
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
@@ -170,9 +196,7 @@ class Checkpoints:
     def _write_checksums(self) -> None:
         """Adds the checksums to the checkpoint that is complete but for its name."""
         (checkpoint,) = self.directory.glob(f"{self._saved_step}.orbax-checkpoint-tmp*")
-        files = sorted(path for path in checkpoint.glob("*/**/*") if path.is_file())
-        sums = {path.relative_to(checkpoint).as_posix(): sha256(path) for path in files}
-        (checkpoint / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=2) + "\n")
+        checksums.write(checkpoint)
         self._publish(checkpoint)
 
     def _publish(self, checkpoint: pathlib.Path) -> None:
@@ -186,6 +210,71 @@ class Checkpoints:
             objects.remove_folder(url / str(step))
 
 
+class _OfFirstProcess:
+    """Stands for Orbax's manager in a process that has no checkpoints, as the first has all."""
+
+    def __init__(self, step: int | None):
+        self._step = step
+
+    def latest_step(self) -> int | None:
+        return self._step
+
+    def save(self, step: int, args: Any) -> None:
+        del args
+        self._step = step
+
+    def close(self) -> None:
+        """Does nothing."""
+
+    wait_until_finished = close
+
+
+def _is_copy(directory: pathlib.Path) -> bool:
+    """Whether each of several processes has a directory of its own, as the workdir is a URL."""
+    return jax.process_count() > 1 and copies.url_of(directory) is not None
+
+
+def _processes(directory: pathlib.Path) -> ocp.options.MultiprocessingOptions:
+    """Returns which processes Orbax waits for."""
+    if not _is_copy(directory):
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+    )
+
+
+def _restore_for_all(
+    directory: pathlib.Path, restore: Callable[[Tree], Tree], abstract: Tree
+) -> Tree:
+    """Returns what `restore` does; where the first process has all checkpoints, it sends it.
+
+    Args:
+      directory: of the checkpoints.
+      restore: returns arrays of the form and sharding that it is given.
+      abstract: as `Checkpoints.restore`.
+
+    Raises:
+      InputError: on every process, if `restore` raises one.
+    """
+    if not _is_copy(directory):
+        return restore(abstract)
+    found = []
+
+    def restore_here() -> list[str]:
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        found.append(jax.device_get(restore(with_sharding(abstract, here))))
+        return []
+
+    from_first_process(restore_here)
+    empty = functools.partial(jax.tree.map, lambda leaf: np.zeros(leaf.shape, leaf.dtype))
+    values = multihost_utils.broadcast_one_to_all(found[0] if found else empty(abstract))
+
+    def place(value: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, value.__getitem__)
+
+    return jax.tree.map(place, values, abstract)
+
+
 def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
     """Returns the `params` and `batch_stats` of a stage's newest checkpoint.
 
@@ -196,6 +285,11 @@ def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
     Raises:
       InputError: if there is no checkpoint, it is damaged, or it does not match the tree.
     """
+    directory = pathlib.Path(directory).absolute()
+    return _restore_for_all(directory, functools.partial(_restore_weights, directory), abstract)
+
+
+def _restore_weights(directory: pathlib.Path, abstract: Tree) -> Tree:
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
     while True:
@@ -204,7 +298,7 @@ def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
             try:
                 with _open_read_only(directory) as manager:
                     checkpoint = manager.directory / str(_latest_step(manager))
-                    has_checksums = _check_whole(checkpoint)
+                    has_checksums = checksums.check_whole(checkpoint)
                     weights = _restore(manager, args)
             except Exception:  # Orbax has errors of many kinds for files that are gone.
                 time.sleep(_REMOVAL_SECONDS)
@@ -212,7 +306,7 @@ def restore_weights(directory: str | os.PathLike, abstract: Tree) -> Tree:
                     raise
                 continue  # A run at work there has removed a checkpoint: there is a newer one.
         if not has_checksums and _step_names(directory) == steps:
-            warnings.warn(_unchecked(checkpoint), stacklevel=2)
+            warnings.warn(checksums.unchecked(checkpoint), stacklevel=2)
         return weights
 
 
@@ -262,8 +356,9 @@ def _open_read_only(directory: str | os.PathLike) -> ocp.CheckpointManager:
     directory = pathlib.Path(directory).absolute()
     if not directory.is_dir():
         raise InputError(f"There is no checkpoint in {directory}.")
-    options = ocp.CheckpointManagerOptions(create=False)
-    handler = ocp.PyTreeCheckpointHandler()
+    processes = _processes(directory)
+    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=processes)
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=processes)
     return ocp.CheckpointManager(directory, options=options, item_handlers=handler)
 
 
@@ -272,74 +367,6 @@ def _latest_step(manager: ocp.CheckpointManager) -> int:
     if step is None:
         raise InputError(f"There is no checkpoint in {manager.directory}.")
     return step
-
-
-def _set_damaged_aside(directory: pathlib.Path) -> list[str]:
-    """Renames the newest checkpoints of a stage that are damaged, up to the first whole one.
-
-    Returns:
-      Sentences on those, and on the whole one if it has no checksums.
-
-    Raises:
-      InputError: if no whole one is left.
-    """
-    remarks = []
-    names = (path.name for path in directory.glob("*") if path.name.isdecimal())
-    for step in sorted(map(int, names), reverse=True):
-        checkpoint = directory / str(step)
-        damage = _find_damage(checkpoint)
-        if damage is None:
-            return remarks if _has_checksums(checkpoint) else [*remarks, _unchecked(checkpoint)]
-        asides = (directory / f"{step}.damaged{number}" for number in itertools.count(1))
-        aside = next(path for path in asides if not path.exists())
-        with writing(aside):
-            checkpoint.rename(aside)
-        url = copies.url_of(checkpoint)
-        if url is not None:
-            objects.upload_folder(aside, url.with_name(aside.name))
-            objects.remove_folder(url)
-        remarks.append(
-            f"The checkpoint {checkpoint} is damaged ({damage}), and is now {aside.name}."
-        )
-    if remarks:
-        remarks.append("No other is left: the same command trains the stage from its beginning.")
-        raise InputError(" ".join(remarks))
-    return []
-
-
-def _check_whole(checkpoint: pathlib.Path) -> bool:
-    """Raises an InputError if a checkpoint is damaged; returns whether that can be known."""
-    damage = _find_damage(checkpoint)
-    if damage is not None:
-        raise InputError(
-            f"The checkpoint {checkpoint} is damaged ({damage}). Remove the results.json of its "
-            "stage and that of its run; the command that started the run then continues it from "
-            "the checkpoint before."
-        )
-    return _has_checksums(checkpoint)
-
-
-def _has_checksums(checkpoint: pathlib.Path) -> bool:
-    return (checkpoint / CHECKSUMS_FILE).exists()
-
-
-def _unchecked(checkpoint: pathlib.Path) -> str:
-    return f"The checkpoint {checkpoint} has no checksums: damage to it would go unnoticed."
-
-
-def _find_damage(checkpoint: pathlib.Path) -> str | None:
-    """Returns which file of a checkpoint is not as it was saved, None if none is known to be."""
-    if not _has_checksums(checkpoint):
-        return None
-    try:
-        for name, checksum in read_json(checkpoint / CHECKSUMS_FILE).items():
-            if sha256(checkpoint / name) != checksum:
-                return f"{name} has changed since it was saved"
-    except InputError:
-        return f"{CHECKSUMS_FILE} cannot be read"
-    except OSError as error:
-        return f"{name}: {error.strerror}"
-    return None
 
 
 def _errno(error: BaseException) -> int | None:

@@ -3,9 +3,10 @@
 import os
 import pathlib
 import signal
+import tempfile
+import time
 
 import fsspec
-import jax
 import numpy as np
 import pytest
 
@@ -14,22 +15,24 @@ from llc_jax import objects
 from llc_jax.copies import local, working_copy
 from llc_jax.errors import InputError, WriteFailed
 from llc_jax.experiment.evaluate import evaluate_again
+from llc_jax.experiment.locking import locked
 from llc_jax.experiment.run import run
 from llc_jax.experiment.run_report import write_report
-from llc_jax.experiment.workdir import find_stage, locked
+from llc_jax.experiment.workdir import find_stage
 from llc_jax.objects import URL
 from llc_jax.training import logging
 from llc_jax.training.preemption import Stopped
 from tests.object_stores import opened
-from tests.processes import finish, start
+from tests.processes import finish, free_address, start, start_several
 from tests.tiny import tree
 from tests.workdirs import assert_same_weights, records
 
 STAGES = ["codebook", "instance"]
+ALL_STAGES = ["linear", *STAGES]
 # Files whose bytes the clock or the path of the workdir changes, or Orbax's random names.
 OTHER_BYTES = ("environment.json", "metrics.jsonl", "report.html", "tensorboard", "checkpoints")
 # The drawn curves of training, which have the images a second.
-OTHER_BYTES += tuple(f"training_{stage}.{form}" for stage in STAGES for form in ("png", "svg"))
+OTHER_BYTES += tuple(f"training_{stage}.{form}" for stage in ALL_STAGES for form in ("png", "svg"))
 
 
 def config():
@@ -37,15 +40,6 @@ def config():
     small = tree(stages__codebook__epochs=2, stages__codebook__init_from="scratch")
     del small["stages"]["linear"]
     return small
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """Yields the URL of an empty bucket in the memory of this process."""
-    monkeypatch.setenv("LLC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(objects, "_PAUSE", 0.0)
-    with opened("memory") as (url, _):
-        yield URL(url)
 
 
 @pytest.fixture(scope="module")
@@ -193,12 +187,65 @@ def test_a_run_does_not_go_on_from_what_has_changed_meanwhile(bucket):
                 pass
 
 
-def test_several_processes_are_refused(bucket, monkeypatch):
-    with working_copy(bucket / "run") as copy, monkeypatch.context() as patch:
-        patch.setattr(jax, "process_count", lambda: 2)
-        with pytest.raises(InputError, match="Several processes cannot keep a run at memory://"):
-            with locked(copy):
-                pass
+FEW_EPOCHS = [f"--config.stages.{stage}.epochs=2" for stage in ALL_STAGES]
+
+
+def start_pair(url, tmp_path, monkeypatch):
+    """Starts two processes of one run, as on machines that share nothing and have nothing yet."""
+    address, pair = free_address(), []
+    for index in range(2):
+        monkeypatch.setenv("LLC_CACHE", tempfile.mkdtemp(prefix=f"cache{index}_", dir=tmp_path))
+        cluster = [f"--coordinator={address}", "--num_processes=2", f"--process_id={index}"]
+        pair.append(start(url, *cluster, *FEW_EPOCHS, optimized=False))
+    return pair
+
+
+def wait_for_checkpoint(url, pair, stage="instance"):
+    """Waits until the store has a checkpoint of a stage."""
+    while not any(name.name == "checksums.json" for name in objects.find(f"{url}/run/{stage}")):
+        assert all(process.poll() is None for process in pair), pair[0].communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_processes_that_share_no_disk_have_one_run(tmp_path, monkeypatch):
+    disk = tmp_path / "disk"
+    for process in start_several(2, disk, *FEW_EPOCHS, optimized=False):
+        finish(process, timeout=300)
+    with opened("s3") as (url, _):
+        for index, stage in enumerate(("linear", "instance")):
+            pair = start_pair(f"{url}/run", tmp_path, monkeypatch)
+            wait_for_checkpoint(url, pair, stage)
+            pair[index].send_signal(signal.SIGTERM)
+            for process in pair:
+                _, error = finish(process, status=128 + signal.SIGTERM, timeout=300)
+                assert "the same command continues from" in error
+            assert URL(f"{url}/run/lock") not in objects.find(f"{url}/run")
+        out = [finish(p, timeout=300)[0] for p in start_pair(f"{url}/run", tmp_path, monkeypatch)]
+        assert "instance: continues after step" in out[0]
+        monkeypatch.setenv("LLC_CACHE", str(tmp_path / "cache"))
+        copy = local(f"{url}/run")
+        assert files(copy) == files(disk)
+        assert records(copy) == records(disk)
+        assert_same_weights(copy, disk, ALL_STAGES, rtol=0)
+        for process in start_pair(f"{url}/run", tmp_path, monkeypatch):
+            assert finish(process, timeout=300)[1] == ""
+        assert not list(tmp_path.glob("cache*/objects/work/*"))
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_what_the_others_go_on_from(tmp_path, monkeypatch):
+    """The lock of the run is waited for, for a minute."""
+    with opened("s3") as (url, _):
+        pair = start_pair(f"{url}/run", tmp_path, monkeypatch)
+        wait_for_checkpoint(url, pair, "linear")
+        pair[0].kill()
+        _, error = finish(pair[1], status=1, timeout=60)
+        assert "Process 0 at 127.0.0.1 of the run has ended" in error
+        finish(pair[0], status=-signal.SIGKILL)
+        out = [finish(p, timeout=300)[0] for p in start_pair(f"{url}/run", tmp_path, monkeypatch)]
+        assert "continues after step" in out[0]
+        assert URL(f"{url}/run/results.json") in objects.find(f"{url}/run")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from llc_jax.errors import InputError
 from llc_jax.files import WriteFailed
 from llc_jax.mesh import make_mesh, replicated_sharding
-from llc_jax.training import checkpoint
+from llc_jax.training import checksums
 from llc_jax.training.checkpoint import Checkpoints, restore_weights
 
 
@@ -86,7 +86,7 @@ def test_weights_that_a_run_at_work_replaces_are_the_newest(tmp_path, monkeypatc
         shutil.rmtree(path)
         return False  # Its checksums are gone, too.
 
-    monkeypatch.setattr(checkpoint, "_check_whole", replace)
+    monkeypatch.setattr(checksums, "check_whole", replace)
     weights = {key: state(2)[key] for key in ("params", "batch_stats")}
     restored = restore_weights(tmp_path, abstract(weights))
     jax.tree.map(np.testing.assert_array_equal, restored, weights)
