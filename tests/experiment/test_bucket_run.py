@@ -1,5 +1,6 @@
 """A run whose workdir is a URL leaves there what a run leaves on a disk."""
 
+import functools
 import os
 import pathlib
 import signal
@@ -19,6 +20,7 @@ from llc_jax.experiment.locking import locked
 from llc_jax.experiment.run import run
 from llc_jax.experiment.run_report import write_report
 from llc_jax.experiment.workdir import find_stage
+from llc_jax.files import read_json
 from llc_jax.objects import URL
 from llc_jax.training import logging
 from llc_jax.training.preemption import Stopped
@@ -187,16 +189,17 @@ def test_a_run_does_not_go_on_from_what_has_changed_meanwhile(bucket):
                 pass
 
 
+FROZEN = "--config.frozen_backbone=True"
 FEW_EPOCHS = [f"--config.stages.{stage}.epochs=2" for stage in ALL_STAGES]
 
 
-def start_pair(url, tmp_path, monkeypatch):
+def start_pair(url, tmp_path, monkeypatch, *flags):
     """Starts two processes of one run, as on machines that share nothing and have nothing yet."""
     address, pair = free_address(), []
     for index in range(2):
         monkeypatch.setenv("LLC_CACHE", tempfile.mkdtemp(prefix=f"cache{index}_", dir=tmp_path))
         cluster = [f"--coordinator={address}", "--num_processes=2", f"--process_id={index}"]
-        pair.append(start(url, *cluster, *FEW_EPOCHS, optimized=False))
+        pair.append(start(url, *cluster, *FEW_EPOCHS, *flags, optimized=False))
     return pair
 
 
@@ -237,15 +240,23 @@ def test_processes_that_share_no_disk_have_one_run(tmp_path, monkeypatch):
 def test_a_killed_process_leaves_what_the_others_go_on_from(tmp_path, monkeypatch):
     """The lock of the run is waited for, for a minute."""
     with opened("s3") as (url, _):
-        pair = start_pair(f"{url}/run", tmp_path, monkeypatch)
+        begin = functools.partial(start_pair, f"{url}/run", tmp_path, monkeypatch, FROZEN)
+        pair = begin()
         wait_for_checkpoint(url, pair, "linear")
         pair[0].kill()
         _, error = finish(pair[1], status=1, timeout=60)
         assert "Process 0 at 127.0.0.1 of the run has ended" in error
         finish(pair[0], status=-signal.SIGKILL)
-        out = [finish(p, timeout=300)[0] for p in start_pair(f"{url}/run", tmp_path, monkeypatch)]
+        out = [finish(process, timeout=300)[0] for process in begin()]
         assert "continues after step" in out[0]
-        assert URL(f"{url}/run/results.json") in objects.find(f"{url}/run")
+        for process in begin("--mode=eval"):
+            finish(process, timeout=300)
+        monkeypatch.setenv("LLC_CACHE", str(tmp_path / "cache"))
+        copy = local(f"{url}/run")
+        results, again = (read_json(copy / f"{name}.json") for name in ("results", "evaluation"))
+        for name in again:  # The features that it was trained on were rounded to float16.
+            if "per_second" not in name:
+                assert again[name] == pytest.approx(results[name], abs=0.01), name
 
 
 @pytest.mark.slow
