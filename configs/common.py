@@ -183,10 +183,16 @@ def instance(
     num_bits: int | None = None,
     init_from: str = "codebook",
     codebook: str = "",
+    teacher: str = "",
 ) -> ConfigDict:
-    """Returns phase 2, by default from the stage `codebook` and with the run's codebook."""
+    """Returns phase 2, by default from the stage `codebook` and with the run's codebook.
+
+    With a `teacher`, half of the targets of the bits are of that linear stage's probabilities.
+    """
     options = {"num_bits": num_bits, "init_from": init_from, "codebook": codebook}
-    return _stage({"name": "instance"}, {"name": "code"}, epochs, optimizer, **options)
+    options["teacher"] = teacher
+    objective = {"name": "instance", **({"label_share": 0.5} if teacher else {})}
+    return _stage(objective, {"name": "code"}, epochs, optimizer, **options)
 
 
 def hashnet(epochs: int, optimizer: ConfigDict, **options) -> ConfigDict:
@@ -264,6 +270,7 @@ def _stage(
     num_bits: int | None = None,
     init_from: str = "",
     codebook: str = "",
+    teacher: str = "",
 ) -> ConfigDict:
     stage = ConfigDict(
         {
@@ -278,6 +285,7 @@ def _stage(
             "mixup": 0.0,
             "num_bits": config_dict.placeholder(int),
             "whole_dataset": False,
+            "teacher": teacher,
         }
     )
     stage.num_bits = num_bits

@@ -8,6 +8,7 @@ that an unbroken run would have seen. A batch is a dict of
   input: images, uint8[B, H, W, 3]; or vectors, float[B, d]
   label: int32[B]
   mask: bool[B], False where the batch is padded, or an image is damaged and skipped
+  targets: float32[B, k], where a teacher gives each image its own
 """
 
 import collections
@@ -232,6 +233,40 @@ class Streamed(Images):
         """Yields what identifies the images, and how they are cropped."""
         yield from self.source.identity()
         yield repr(self.transform).encode()
+
+
+@dataclasses.dataclass(frozen=True)
+class WithTargets(Images):
+    """Images with targets, which a teacher gives them.
+
+    Attributes:
+      images: N images.
+      targets: float[N, k].
+    """
+
+    images: Images
+    targets: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32[N]."""
+        return self.images.labels
+
+    @property
+    def damaged(self) -> set[int]:
+        """Those of the images."""
+        return self.images.damaged
+
+    def batches(self, order: Order, shard: ProcessShard, steps: range) -> Iterator[Batch]:
+        """Yields this process's shard of the batch of each step."""
+        with contextlib.closing(self.images.batches(order, shard, steps)) as batches:
+            for step, batch in zip(steps, batches, strict=True):
+                examples = np.maximum(order(shard.positions(step)), 0)
+                yield batch | {"targets": self.targets[examples].astype(np.float32)}
+
+    def identity(self) -> Iterator[bytes]:
+        """Yields what identifies the images."""
+        return self.images.identity()
 
 
 def _grain_batches(load_batch: "_LoadBatch", steps: range, workers: int | None) -> Iterator[Batch]:

@@ -100,6 +100,9 @@ class StageConfig:
       mixup: alpha of mixup's Beta(alpha, alpha); 0 for no mixup.
         See `training.mixup`.
       num_bits: k of this stage; None is the run's.
+      teacher: an earlier stage with the head `linear`, whose class probabilities have a part in
+        the targets of an image's bits; "" takes the bits of the label alone. See
+        `experiment.teaching`.
       whole_dataset: train and evaluate on all images of all classes that are not held out,
         whatever the protocol: a backbone for other stages to start from.
     """
@@ -114,6 +117,7 @@ class StageConfig:
     mixup: float = 0.0
     num_bits: int | None = None
     whole_dataset: bool = False
+    teacher: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,6 +282,9 @@ def _check_order(stages: Mapping[str, StageConfig]) -> None:
         if not is_file(stage.init_from):
             known = {SCRATCH: None, PRETRAINED: None, **earlier}
             choose(stage.init_from, known, f"config.stages.{name}.init_from")
+        if stage.teacher:
+            linear = {key: None for key, other in earlier.items() if other.head["name"] == "linear"}
+            choose(stage.teacher, linear, f"config.stages.{name}.teacher")
         earlier[name] = stage
 
 

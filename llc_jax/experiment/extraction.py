@@ -50,13 +50,16 @@ class _Part:
         return self.views * len(self.images.labels)
 
 
-def on_features(stage: Stage, log: RunLog, stop_request: StopRequest) -> Stage:
+def on_features(
+    stage: Stage, log: RunLog, stop_request: StopRequest, *, teaches: bool = False
+) -> Stage:
     """Computes the features that a stage needs, if its backbone is frozen.
 
     Args:
       stage: any stage.
       log: of the run.
       stop_request: as in `loop.train`.
+      teaches: whether it is the teacher of another stage, and sees training images as they are.
 
     Returns:
       The stage that trains and measures the head on them; the same where nothing is frozen.
@@ -66,6 +69,8 @@ def on_features(stage: Stage, log: RunLog, stop_request: StopRequest) -> Stage:
       InputError: if the disk has no room, or a feature is not finite.
       WriteFailed: if they cannot be written.
     """
+    teacher = stage.teacher and on_features(stage.teacher, log, stop_request, teaches=True)
+    stage = dataclasses.replace(stage, teacher=teacher)
     if stage.frozen is None:
         return stage
     extractor = _Extractor(stage, log, stop_request)
@@ -91,16 +96,17 @@ def on_features(stage: Stage, log: RunLog, stop_request: StopRequest) -> Stage:
         }
         unseen = encoded(unseen, of_unseen)
     unknown = {name: _Part(f"unknown ({name})", images) for name, images in dataset.unknown.items()}
-    if unknown:  # They are compared with training images as they are.
+    if views > 1 and (unknown or teaches):  # These compare training images as they are.
         parts["plain"] = _Part("training", dataset.plain)
     dataset = encoded(dataset, parts | (searched if searches else {}))
     of_unknown = {name: extractor.features(part, ()) for name, part in unknown.items()}
-    dataset = dataclasses.replace(dataset, unknown=of_unknown)
-    on_features = stage.frozen.on_features(dataclasses.replace(dataset, unseen=unseen))
+    plain = dataset.train if views == 1 else dataset.plain
+    dataset = dataclasses.replace(dataset, unknown=of_unknown, plain=plain, unseen=unseen)
     return dataclasses.replace(
-        on_features,
+        stage.frozen.on_features(dataset),
         initial_weights=stage.initial_weights,
         initial_codebook=stage.initial_codebook,
+        teacher=teacher,
     )
 
 

@@ -105,8 +105,14 @@ def plan_stages(
         stage = _plan_stage(config, name, directory(name), dataset, mesh)
         weights = _initial_weights(config, stage, stages)
         codebook = _initial_codebook(config, stage, tuple(stages.values()))
+        teacher = stages.get(config.stages[name].teacher)
+        if teacher is not None and teacher.dataset is not stage.dataset:
+            raise InputError(
+                f"The stage {name!r} and its teacher {teacher.name!r} have the same images: "
+                "whole_dataset is the same for both."
+            )
         stages[name] = dataclasses.replace(
-            stage, initial_weights=weights, initial_codebook=codebook
+            stage, initial_weights=weights, initial_codebook=codebook, teacher=teacher
         )
     return tuple(stages.values())
 

@@ -111,6 +111,8 @@ class Stage:
       figures: how its figures are called.
       checkpoints_kept: how many of its checkpoints are kept.
       frozen: how it trains on features; None where it trains on inputs.
+      teacher: the stage whose class probabilities have a part in the targets of the bits; None
+        where the labels alone do.
     """
 
     name: str
@@ -130,6 +132,7 @@ class Stage:
     figures: FigureNames
     checkpoints_kept: int
     frozen: Frozen | None = None
+    teacher: "Stage | None" = None
 
     @property
     def workdir(self) -> pathlib.Path:

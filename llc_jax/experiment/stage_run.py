@@ -1,5 +1,7 @@
 """One stage of a run: trained, from where it stopped, then measured."""
 
+import dataclasses
+
 import jax
 from clu import parameter_overview
 
@@ -10,6 +12,7 @@ from llc_jax.experiment.extraction import on_features
 from llc_jax.experiment.figures import classify
 from llc_jax.experiment.results import measure_stage
 from llc_jax.experiment.stage import Stage
+from llc_jax.experiment.teaching import with_targets
 from llc_jax.experiment.workdir import CODEBOOK_FILE, on_first_process, wait_for_all
 from llc_jax.training import loop
 from llc_jax.training.checkpoint import Checkpoints
@@ -64,13 +67,16 @@ def train_stage(
       The state after the last step, and the class codes: those that are learnt where some are.
     """
     latent = None if codebook is None else codebook.latent
+    training = stage.training
+    if stage.teacher is not None:
+        training = dataclasses.replace(training, images=with_targets(stage, codebook))
 
     def initial_state() -> State:
         weights = stage.initial_weights() if stage.initial_weights else None
-        return stage.training.initial_state(weights, latent)
+        return training.initial_state(weights, latent)
 
     state = loop.train(
-        stage.training,
+        training,
         initial_state,
         class_codes=codebook.packed if stage.fixed_codebook else None,
         evaluate=lambda state: classify(stage, codebook, state).figures,

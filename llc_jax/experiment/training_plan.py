@@ -65,7 +65,7 @@ def plan_training(
         descent,
         dataset.augment,
         stage.mixup,
-        needs=objective.needs,
+        needs=(*objective.needs, *(("targets",) if stage.teacher else ())),
         num_steps=timetable.num_steps,
         num_microbatches=config.num_microbatches,
     )
@@ -133,6 +133,11 @@ def check_training(stage: StageConfig, where: str, num_microbatches: int) -> Non
         raise InputError(
             f"config.num_microbatches is 1 for the objective {name!r} of {where}, which compares "
             f"the images of a batch, not {num_microbatches}."
+        )
+    if stage.teacher and (stage.mixup or not objective.taught):
+        raise InputError(
+            f"{where}.teacher is for the objective 'instance' without mixup, not {name!r} with "
+            f"mixup {stage.mixup}."
         )
     choose(stage.optimizer.name, optimizer.OPTIMIZERS, f"{where}.optimizer.name")
     choose(stage.optimizer.schedule, optimizer.SCHEDULES, f"{where}.optimizer.schedule")

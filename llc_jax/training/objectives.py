@@ -81,7 +81,13 @@ def codebook(
 
 
 def instance(
-    output: Output, labels: jax.Array, class_codes: jax.Array, *, prefixes: Sequence[int] = ()
+    output: Output,
+    labels: jax.Array,
+    class_codes: jax.Array,
+    *,
+    prefixes: Sequence[int] = (),
+    targets: jax.Array | None = None,
+    label_share: float = 0.5,
 ) -> Metrics:
     """Binary cross-entropy of each code logit with the same bit of the class code: phase 2.
 
@@ -91,17 +97,24 @@ def instance(
       class_codes: uint32[L, ceil(k / 32)]. Only the B codes of the labels are
         unpacked, so the cost does not grow with L.
       prefixes: as in `codebook`.
+      targets: float[B, k], the probability that a bit is +1, of a teacher; None for none.
+      label_share: the part of a bit's target that is the label's, where there is a teacher. All
+        of the teacher makes better classifiers, and worse codes for retrieval, than half.
 
     References:
       LLC, equation 3, averaged over the bits as in the official code.
     """
     logits = output.code_logits
-    targets = packing.unpack(class_codes[labels], logits.shape[1])
-    bit_losses = optax.sigmoid_binary_cross_entropy(logits, (targets > 0).astype(jnp.float32))
+    bits = packing.unpack(class_codes[labels], logits.shape[1])
+    of_labels = (bits > 0).astype(jnp.float32)
+    if targets is None:
+        targets = of_labels
+    targets = label_share * of_labels + (1 - label_share) * targets
+    bit_losses = optax.sigmoid_binary_cross_entropy(logits, targets)
     losses = [jnp.mean(bit_losses[:, :bits], axis=1) for bits in (*prefixes, logits.shape[1])]
     return {
         "loss": sum(losses) / len(losses),
-        "bits_right": jnp.mean((sign(logits) == targets).astype(jnp.float32), axis=1),
+        "bits_right": jnp.mean((sign(logits) == bits).astype(jnp.float32), axis=1),
     }
 
 
@@ -240,6 +253,7 @@ class Objective(NamedTuple):
       nested: whether it has the option `prefixes`.
       needs: keyword arguments that the train step passes to it: the batch's `mask`, where
         an example's metrics depend on the other examples, and `progress`.
+      taught: whether it has the option `targets`.
     """
 
     function: Callable[..., Metrics]
@@ -248,6 +262,7 @@ class Objective(NamedTuple):
     fixed_codebook: bool = False
     nested: bool = False
     needs: tuple[str, ...] = ()
+    taught: bool = False
 
 
 OBJECTIVES = {
@@ -256,7 +271,7 @@ OBJECTIVES = {
         codebook, ("codebook",), ("loss", "accuracy", "logit_scale"), nested=True
     ),
     "instance": Objective(
-        instance, ("code",), ("loss", "bits_right"), fixed_codebook=True, nested=True
+        instance, ("code",), ("loss", "bits_right"), fixed_codebook=True, nested=True, taught=True
     ),
     "hashnet": Objective(hashnet, ("code",), ("loss", "beta"), needs=("mask", "progress")),
     "greedy_hash": Objective(greedy_hash, ("bottleneck",), ("loss", "accuracy", "penalty")),

@@ -46,8 +46,8 @@ def make_step(
       optimizer: of the network's params.
       augment: (key, inputs) -> inputs, of the same form.
       mixup_alpha: of mixup's Beta(alpha, alpha); 0 for no mixup.
-      needs: which of `mask`, bool[B], and `progress`, float32[] from 0 to 1, the objective
-        takes by keyword. The progress is the fraction of `num_steps` already taken.
+      needs: what the objective takes by keyword: arrays of the batch, or `progress`, float32[]
+        from 0 to 1, the fraction of `num_steps` already taken.
       num_steps: of the whole stage.
       num_microbatches: parts of the batch, of which one at a time has its activations in memory.
     """
@@ -61,8 +61,8 @@ def make_step(
             examples = mixup.mix(examples, jax.random.fold_in(key, _MIXUP), mixup_alpha)
 
         def loss_fn(params, batch_stats, examples, key):
-            keywords = {"mask": examples["mask"], "progress": progress}
-            metrics_fn = functools.partial(objective, **{name: keywords[name] for name in needs})
+            keywords = {name: (examples | {"progress": progress})[name] for name in needs}
+            metrics_fn = functools.partial(objective, **keywords)
             if mixup_alpha:
                 metrics_fn = mixup.mix_metrics(metrics_fn, examples)
             output, batch_stats = network.train(params, batch_stats, examples["input"], key)

@@ -15,8 +15,9 @@ from llc_jax.experiment import codebook_sources, extraction
 from llc_jax.experiment.evaluate import evaluate_again
 from llc_jax.experiment.run import run
 from llc_jax.experiment.workdir import StageDirectory
-from llc_jax.training.preemption import Stopped, StopRequest
+from llc_jax.training.preemption import Stopped
 from tests.processes import finish, start
+from tests.stops import StopAfter
 from tests.tiny import tree
 from tests.workdirs import assert_same_weights, records
 
@@ -95,20 +96,6 @@ def test_training_on_features_is_training_on_images(tmp_path, monkeypatch):
     assert not (tmp_path / "images" / "features").exists()
     folders = (tmp_path / "features", tmp_path / "images")
     assert_same_weights(*folders, stages=["linear"], rtol=2e-3, atol=2e-3)
-
-
-class StopAfter(StopRequest):
-    """A request that comes once so many steps are taken."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self._left = steps
-
-    def after_step(self):
-        self._left -= 1
-        if self._left == 0:
-            self.receive(15)
-        return super().after_step()
 
 
 def test_a_stopped_run_continues_where_it_was(tmp_path, encoded):

@@ -45,6 +45,19 @@ def test_instance_is_the_mean_binary_cross_entropy_by_hand():
     np.testing.assert_allclose(figures["bits_right"], expected, rtol=1e-6)
 
 
+def test_instance_with_the_targets_of_a_teacher_by_hand():
+    f, codes, labels = example()
+    probability, of_teacher = 1 / (1 + np.exp(-f)), np.random.default_rng(1).random((B, K))
+    target = 0.3 * (codes[labels] + 1) / 2 + 0.7 * of_teacher
+    loss = -(target * np.log(probability) + (1 - target) * np.log(1 - probability))
+    output = Output(jnp.asarray(f), None)
+    arguments = (output, jnp.asarray(labels), packing.pack(codes))
+    figures = objectives.instance(*arguments, targets=of_teacher, label_share=0.3, prefixes=(4,))
+    np.testing.assert_allclose(figures["loss"], (loss.mean(1) + loss[:, :4].mean(1)) / 2, rtol=1e-5)
+    of_labels = objectives.instance(*arguments)["bits_right"]
+    np.testing.assert_array_equal(figures["bits_right"], of_labels)
+
+
 def test_instance_gradient_by_hand():
     f, codes, labels = example()
 
