@@ -112,9 +112,8 @@ def on_features(config: ConfigDict) -> None:
     config.stages.codebook = codebook(
         10, optimizer, logit_scale=bits(config) ** -0.5, init_from="linear"
     )
-    config.stages.instance = instance(20, optimizer)
+    config.stages.instance = instance(20, optimizer, teacher="linear")
     hidden_layers(config, 512, 512, 512, dropout=0.3)
-    config.stages.instance.head.dropout = 0.5  # Bits of their classes alone are soon overfitted.
 
 
 def hidden_layers(config: ConfigDict, *widths: int, dropout: float) -> None:

@@ -18,5 +18,6 @@ def get_config(source: str = "") -> ConfigDict:
     options = {"width": 512, "depth": 3, "dropout": 0.3, "standardize": True}
     config.model = ConfigDict({"name": "mlp", **options})
     common.hidden_layers(config, dropout=0.0)
+    config.stages.instance.teacher = ""
     common.separability(config, 10, config.stages.instance.optimizer, 1, 2)
     return config.lock()

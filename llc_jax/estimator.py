@@ -51,7 +51,7 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
     Args:
       num_bits: k, the bits of a code.
       hidden: widths of the hidden layers before the bits.
-      dropout: in the hidden layers, in the three stages.
+      dropout: the probability that a number is dropped in the hidden layers.
       epochs: passes over the embeddings of the three stages; more where they are few, so that
         each stage takes 300 steps.
       batch_size: embeddings of a step; fewer where there are few.
@@ -85,7 +85,7 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
         num_bits: int = 20,
         *,
         hidden: Sequence[int] = (512, 512, 512),
-        dropout: tuple[float, float, float] = (0.3, 0.3, 0.5),
+        dropout: float = 0.3,
         epochs: tuple[int, int, int] = (10, 10, 20),
         batch_size: int = 256,
         learning_rate: float = 2e-3,
@@ -203,7 +203,7 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
         """Returns the config of the run that fits embeddings of `size` numbers."""
         stage = functools.partial(_stage, self)
         scale = self.num_bits**-0.5
-        linear, codebook, instance = zip(self.epochs, self.dropout, strict=True)
+        linear, codebook, instance = self.epochs
         return RunConfig(
             seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
             num_bits=self.num_bits,
@@ -216,9 +216,9 @@ class LLC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, Ba
             data=_data(size),
             model={"name": "identity", "standardize": self.standardize},
             stages={
-                "linear": stage(*linear, "softmax", "linear", "scratch"),
-                "codebook": stage(*codebook, "codebook", "codebook", "linear", logit_scale=scale),
-                "instance": stage(*instance, "instance", "code", "codebook"),
+                "linear": stage(linear, "softmax", "linear", "scratch"),
+                "codebook": stage(codebook, "codebook", "codebook", "linear", logit_scale=scale),
+                "instance": stage(instance, "instance", "code", "codebook", teacher="linear"),
             },
             checkpoint=CheckpointConfig(keep=1, steps=0),
             eval_epochs=0,
@@ -243,13 +243,14 @@ def _make_model(config: RunConfig, codebook: Codebook, weights: Tree) -> Model:
 def _stage(
     estimator: LLC,
     epochs: int,
-    dropout: float,
     objective: str,
     head: str,
     init_from: str,
+    *,
+    teacher: str = "",
     **options,
 ) -> StageConfig:
-    hidden = {"hidden": tuple(estimator.hidden), "dropout": float(dropout)}
+    hidden = {"hidden": tuple(estimator.hidden), "dropout": float(estimator.dropout)}
     return StageConfig(
         objective={"name": objective},
         head={"name": head, **hidden, **options},
@@ -257,6 +258,7 @@ def _stage(
         init_from=init_from,
         codebook="",
         trainable_blocks=None,
+        teacher=teacher,
         optimizer=OptimizerConfig(
             name="adamw",
             learning_rate=float(estimator.learning_rate),
