@@ -44,7 +44,7 @@ def base() -> ConfigDict:
         }
     )
     config.stages = ConfigDict(sort_keys=False)  # The stages run in this order.
-    config.checkpoint = ConfigDict({"keep": 2, "steps": 0})
+    config.checkpoint = ConfigDict({"keep": 2, "steps": 0, "min_steps": 0})
     config.eval_epochs = 0
     config.decoders = ()
     config.retrieval = ()
@@ -107,6 +107,7 @@ def on_features(config: ConfigDict) -> None:
     """Adds the stages of a network that learns codes of features: embeddings, or a backbone's."""
     config.batch_size = 256
     config.min_steps = 300
+    config.checkpoint.min_steps = 100  # Epochs of few embeddings take less time than a checkpoint.
     optimizer = adamw(2e-3, warmup_epochs=1.0, codebook_rate=10.0)
     config.stages.linear = linear(10, optimizer)
     config.stages.codebook = codebook(

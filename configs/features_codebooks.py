@@ -41,6 +41,7 @@ def pretrained(source: str) -> ConfigDict:
     config.num_bits = 20
     config.batch_size = 256
     config.min_steps = 300
+    config.checkpoint.min_steps = 100
     config.model = common.model("efficientnet_lite0")
     config.init_from = "pretrained"
     config.data.source = source

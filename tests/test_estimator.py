@@ -38,9 +38,7 @@ def failing(estimator):
 
 
 @pytest.mark.slow
-@parametrize_with_checks(
-    [llc_jax.LLC(**SMALL, dropout=0.0)], expected_failed_checks=failing
-)
+@parametrize_with_checks([llc_jax.LLC(**SMALL, dropout=0.0)], expected_failed_checks=failing)
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 

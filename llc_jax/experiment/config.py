@@ -122,15 +122,18 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """Checkpoints are made at the end of each epoch.
+    """Checkpoints are made at the ends of epochs.
 
     Attributes:
       keep: how many of a stage are kept.
       steps: also make one every so many steps; 0 for none.
+      min_steps: where epochs are short, they are at least so many steps apart; the last step of a
+        stage always has one.
     """
 
     keep: int
     steps: int
+    min_steps: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,6 +54,7 @@ def plan_training(
         batch_size=config.batch_size,
         epochs=stage.epochs,
         checkpoint_steps=config.checkpoint.steps,
+        min_checkpoint_steps=config.checkpoint.min_steps,
         eval_epochs=config.eval_epochs,
     )
     learning_rate, descent = _plan_optimizer(stage.optimizer, timetable, network.frozen)

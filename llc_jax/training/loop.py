@@ -69,6 +69,7 @@ class Timetable:
       batch_size: examples of a step.
       epochs: of the stage.
       checkpoint_steps: steps between checkpoints within an epoch; 0 for none.
+      min_checkpoint_steps: steps at least between the checkpoints at the ends of epochs.
       eval_epochs: epochs between evaluations; 0 for none before the end.
     """
 
@@ -76,6 +77,7 @@ class Timetable:
     batch_size: int
     epochs: int
     checkpoint_steps: int = 0
+    min_checkpoint_steps: int = 0
     eval_epochs: int = 0
 
     @property
@@ -90,6 +92,20 @@ class Timetable:
             epoch * self.num_examples // self.batch_size: epoch
             for epoch in range(1, self.epochs + 1)
         }
+
+    def saves_after(self, step: int) -> bool:
+        """Whether a checkpoint is made after a step."""
+        on_time = self.checkpoint_steps and step % self.checkpoint_steps == 0
+        return bool(on_time) or step in self._saved_ends
+
+    @functools.cached_property
+    def _saved_ends(self) -> set[int]:
+        """The steps after which epochs end, and which are far enough from those before."""
+        saved = [0]
+        for step in self.epoch_ends:
+            if step - saved[-1] >= self.min_checkpoint_steps or step == self.num_steps:
+                saved.append(step)
+        return set(saved)
 
     def evaluates_after(self, epoch: int) -> bool:
         """Whether there is an evaluation after an epoch; the last has its own, of the stage."""
@@ -246,8 +262,8 @@ def _take_steps(
         previous = metrics
         epoch = timetable.epoch_ends.get(step)
         stop = stop_request.after_step()
-        on_time = timetable.checkpoint_steps and step % timetable.checkpoint_steps == 0
-        if epoch is None and not on_time and not stop:
+        saves = stop or timetable.saves_after(step)
+        if epoch is None and not saves:
             continue
         _check(bool(_all_finite(state["params"])), training.name, step, checkpoints)
         if epoch is not None:
@@ -256,7 +272,8 @@ def _take_steps(
             log.write(step, values, evaluated)
             state = training.begin_epoch(state)
             clock.restart()
-        checkpoints.save(step, state)
+        if saves:
+            checkpoints.save(step, state)
         if stop and step < timetable.num_steps:
             raise Stopped(
                 f"Stopped in stage {training.name} after step {step} of {timetable.num_steps}, "

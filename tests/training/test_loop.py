@@ -37,3 +37,18 @@ def test_the_clock_leaves_out_compiling_and_what_lies_between_epochs(monkeypatch
     start(100.0)
     assert tick(100.0) == 5
     assert tick(101.0) == 10
+
+
+@pytest.mark.parametrize(
+    ("least", "every", "saved"),
+    [
+        (0, 0, [10, 20, 30, 40, 50, 60, 70]),
+        (10, 0, [10, 20, 30, 40, 50, 60, 70]),
+        (25, 0, [30, 60, 70]),
+        (25, 20, [20, 30, 40, 60, 70]),
+        (1000, 0, [70]),
+    ],
+)
+def test_checkpoints_are_far_enough_apart(least, every, saved):
+    timetable = Timetable(40, 4, 7, checkpoint_steps=every, min_checkpoint_steps=least)
+    assert [step for step in range(1, 71) if timetable.saves_after(step)] == saved
