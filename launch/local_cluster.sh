@@ -51,6 +51,8 @@ for ((i = 0; i < count; i++)); do
 done
 [ -z "$dry_run" ] || exit 0
 
+# What bash says of processes that a signal has ended is no news; they have their own outputs.
+exec 2>/dev/null
 # A signal ends `wait`, not the processes: they save, and end together.
 for name in INT TERM; do
   # shellcheck disable=SC2064  # The name is meant as it is now.

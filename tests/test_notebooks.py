@@ -77,7 +77,7 @@ def test_quickstart(run_notebook, tmp_path):
 @pytest.mark.slow
 def test_embeddings(run_notebook, tmp_path):
     pytest.importorskip("faiss", reason="the notebook hands codes to FAISS: pip install faiss-cpu")
-    small = 'SETTINGS = {"hidden": (64,), "dropout": (0.0, 0.0, 0.0), "epochs": (5, 5, 5)}'
+    small = 'SETTINGS = {"hidden": (64,), "dropout": 0.0, "epochs": (5, 5, 5)}'
     printed = run_notebook("embeddings.ipynb", small)
     assert float(printed.split("right: ")[1].split()[0]) > 0.9
     assert (tmp_path / "codes.sql").exists()
