@@ -70,9 +70,9 @@ def on_features(
       WriteFailed: if they cannot be written.
     """
     teacher = stage.teacher and on_features(stage.teacher, log, stop_request, teaches=True)
-    stage = dataclasses.replace(stage, teacher=teacher)
     if stage.frozen is None:
-        return stage
+        # The stage itself, where it can be: it keeps what it has compiled.
+        return stage if teacher is stage.teacher else dataclasses.replace(stage, teacher=teacher)
     extractor = _Extractor(stage, log, stop_request)
     searches = bool(stage.evaluations.cutoffs)
 

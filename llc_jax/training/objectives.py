@@ -109,7 +109,8 @@ def instance(
     of_labels = (bits > 0).astype(jnp.float32)
     if targets is None:
         targets = of_labels
-    targets = label_share * of_labels + (1 - label_share) * targets
+    else:
+        targets = label_share * of_labels + (1 - label_share) * targets
     bit_losses = optax.sigmoid_binary_cross_entropy(logits, targets)
     losses = [jnp.mean(bit_losses[:, :bits], axis=1) for bits in (*prefixes, logits.shape[1])]
     return {
